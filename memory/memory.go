@@ -91,7 +91,7 @@ func Foresee(r Run) (f Footprint, err error) {
 	if err != nil {
 		return f, err
 	}
-	packed, loaded := training.Packed, max(batch, evaluated)
+	packed, loaded := training.Packed, max(batch, min(evaluated, len(r.OtherImages)))
 	f.Training = training.State + training.Activations
 	if block := r.Tuning.Selection.FromBlock; block > 0 {
 		f.Training += train.TokenBytes(r.Model.Config, block, r.TokenImages)
@@ -102,7 +102,7 @@ func Foresee(r Run) (f Footprint, err error) {
 			return f, err
 		}
 		f.Scoring = scoring.Scores + scoring.Activations
-		packed, loaded = max(packed, scoring.Packed), max(loaded, r.Score.WithDefaults().BatchSize)
+		packed, loaded = max(packed, scoring.Packed), max(loaded, min(r.Score.WithDefaults().BatchSize, images))
 	}
 	f.Weights += packed
 
@@ -112,8 +112,10 @@ func Foresee(r Run) (f Footprint, err error) {
 	cached := max(0, min(limit, int64(count)*r.Transform.StoredBytes()))
 	f.Images = cached + prefetched*min(int64(loaded), int64(max(1, count)))*3*size*size + decoding(r.TrainImages)
 
-	// The heap grows until the garbage is this share of the memory in use.
-	f.Garbage = (f.Total() - f.Program) * gcPercent() / 100
+	// The heap grows until the garbage is a share of the memory in use, which GOGC sets. Few runs
+	// make so much garbage while they use most memory.
+	const usual = 75 // percent
+	f.Garbage = (f.Total() - f.Program) * gcPercent() / 100 * usual / 100
 	return f, nil
 }
 

@@ -53,31 +53,46 @@ func FootprintOf(be backend.Backend, m *backbone.Model, loss objective.Objective
 		return f, err
 	}
 	defer program.Free(rng)
-	_, batch := o.images(images)
+	n, batch := o.images(images)
 	if o.Criterion == PerSample {
-		batch = 1
+		n, batch = 1, 1
 	}
 	size := m.Config.ImageSize
-	inputs := func(n int) []shapes.Shape {
-		return slices.Concat(sums, weights, []shapes.Shape{shapes.Make(dtypes.Uint8, n, size, size, 3),
-			shapes.Make(dtypes.Int32, append([]int{n}, loss.TargetShape(m.Config)...)...), rng.Shape(), shapes.Make(dtypes.Float32)})
+	// compile returns the sizes of the arena and of the packed weights for a batch, and whether it
+	// is cut into micro-batches.
+	compile := func(batch int) (arena, packed int64, cut bool, err error) {
+		sizes := microbatch.Sizes(m.Config, shapes.Make(dtypes.Uint8, batch, size, size, 3), s.tokens)
+		build := s.build
+		if len(sizes) > 1 {
+			build = s.buildGradients
+		}
+		p, err := program.New(be, "stage 1", build)
+		if err != nil {
+			return 0, 0, false, err
+		}
+		defer p.Close()
+		f, _, err := p.Footprint(slices.Concat(sums, weights, []shapes.Shape{shapes.Make(dtypes.Uint8, sizes[0], size, size, 3),
+			shapes.Make(dtypes.Int32, append([]int{sizes[0]}, loss.TargetShape(m.Config)...)...), rng.Shape(), shapes.Make(dtypes.Float32)})...)
+		return f.Arena, f.Packed, len(sizes) > 1, err
 	}
-	sizes := microbatch.Sizes(m.Config, shapes.Make(dtypes.Uint8, batch, size, size, 3), s.tokens)
-	build := s.build
-	f.Scores = 2 * scored // the sums, and the copy of the result
-	if len(sizes) > 1 {
-		build = s.buildGradients
-		f.Scores += scored
-	}
-	p, err := program.New(be, "stage 1", build)
+	arena, packed, cut, err := compile(batch)
 	if err != nil {
 		return f, err
 	}
-	defer p.Close()
-	one, _, err := p.Footprint(inputs(sizes[0])...)
-	if err != nil {
-		return f, err
+	// The sums, and the results of a program that become the new sums. Later the copy for Score
+	// takes the place of these results.
+	f.Scores, f.Activations, f.Packed = 2*scored, arena, packed
+	if cut {
+		f.Scores += scored // the accumulated gradient
 	}
-	f.Activations, f.Packed = one.Arena, one.Packed
+	if rest := n % batch; rest > 0 {
+		last, _, _, err := compile(rest)
+		if err != nil {
+			return f, err
+		}
+		if last > arena { // a larger arena replaces the first, which becomes garbage
+			f.Activations += last
+		}
+	}
 	return f, nil
 }
