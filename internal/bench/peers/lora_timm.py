@@ -106,7 +106,7 @@ def main():
         peft.set_peft_model_state_dict(model, state)
     score, _ = accuracy("test", counts["test"])
     clock.end("test")
-    timed.print_result(
+    timed.finish(
         args, clock, ["torch", "timm", "peft", "numpy", "pillow"],
         tool="timm + PEFT", accuracy=score, val_accuracy=best if state is not None else None, steps=schedule.steps,
         tuned_params=sum(p.numel() for p in tuned), classes=classes, images=counts,

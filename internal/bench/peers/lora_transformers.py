@@ -96,9 +96,10 @@ def main():
 
         def on_epoch_end(self, *_, **__):
             clock.end("training")
+            self.begin = time.perf_counter()
 
-        def on_evaluate(self, *_, metrics, **__):
-            schedule.image_seconds = metrics["eval_runtime"] / len(images["val"])
+        def on_evaluate(self, *_, **__):
+            schedule.image_seconds = (time.perf_counter() - self.begin) / len(images["val"])
             clock.end("validation")
 
     def accuracy(prediction):
@@ -119,15 +120,15 @@ def main():
             model, arguments, train_dataset=images["train"], eval_dataset=images["val"], compute_metrics=accuracy,
             callbacks=[Timer()], optimizers=(optimiser, rate),
         )
+        trainer.remove_callback(transformers.PrinterCallback)  # standard output holds the result alone
         if not schedule.ended():
             trainer.train()
         clock.end("training")
-        merged = model.merge_and_unload()
-        trainer = transformers.Trainer(merged, arguments, compute_metrics=accuracy)
-        score = trainer.predict(images["test"]).metrics["test_accuracy"]
+        merged = transformers.Trainer(model.merge_and_unload(), arguments, eval_dataset=images["val"], compute_metrics=accuracy)
+        score = merged.predict(images["test"]).metrics["test_accuracy"]
         clock.end("test")
         best = trainer.state.best_metric
-    timed.print_result(
+    timed.finish(
         args, clock, ["torch", "transformers", "peft", "accelerate", "numpy", "pillow"],
         tool="Transformers + PEFT", accuracy=score, val_accuracy=best, steps=schedule.steps,
         tuned_params=sum(p.numel() for p in tuned), classes=classes, images={name: len(x) for name, x in images.items()},
