@@ -69,8 +69,8 @@ func inSeconds(s float64) time.Duration { return time.Duration(s * float64(time.
 // gradients of the weights, scores need those of all weights. Measured on a processor with ViTs;
 // docs/benchmarks.md has the command.
 const (
-	stepForwards  = 2.8
-	scoreForwards = 3.6
+	stepForwards  = 2.6
+	scoreForwards = 3.8
 )
 
 // Prepare chooses the options that c leaves open, by the recipe run.RecipeAuto: zero fields of

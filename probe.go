@@ -61,8 +61,9 @@ func (t *Task) features(ctx context.Context, report progress.Func) (in, val prob
 	if len(labels) != all.Len() {
 		return in, val, fmt.Errorf("computing the features of %d images: the backbone gives no feature vector for an image", all.Len())
 	}
-	if t.forward == 0 {
-		t.forward = time.Since(began) / time.Duration(all.Len())
+	// features that were computed before take no time
+	if each := time.Since(began) / time.Duration(all.Len()); each > t.forward/2 {
+		t.forward = each
 	}
 	width := len(values) / len(labels)
 	in = probe.Features{Width: width, Values: values[:n*width], Labels: labels[:n]}

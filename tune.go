@@ -494,7 +494,7 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 	if r.isProbe(training.Tuning) {
 		return r.trainedProbe(ctx, folder, o)
 	}
-	o.Initial, o.TimeLeft = r.start(training.Tuning), r.share()
+	o.Initial, o.TimeLeft = r.start(training.Tuning), r.share(training)
 	o.Checkpoint = folder.Path(run.TrainStateFile)
 	began := time.Now()
 	o.Progress = func(e progress.Event) {
@@ -525,20 +525,24 @@ func (r *runner) start(t *peft.Tuning) checkpoint.StateDict {
 	return r.probed.start
 }
 
-// share returns the function that limits the time of the next training, or nil without a time
-// limit. The trainings that have not ended share the time that the test does not need.
-func (r *runner) share() func() time.Duration {
+// share returns the function that limits the time of a training, or nil without a time limit. The
+// trainings that have not ended share the time that the test does not need.
+func (r *runner) share(training *train.Run) func() time.Duration {
 	if r.deadline.IsZero() {
 		return nil
 	}
-	end := r.deadline.Add(-r.testTime())
-	end = end.Add(-time.Until(end) * time.Duration(r.left-1) / time.Duration(max(1, r.left)))
-	return func() time.Duration { return time.Until(end) }
+	began := time.Now()
+	return func() time.Duration {
+		r.forward = max(r.forward, training.ForwardTime()) // the machine may have become slower
+		end := r.deadline.Add(-r.testTime())
+		return time.Until(began.Add(end.Sub(began) / time.Duration(max(1, r.left))))
+	}
 }
 
-// testTime returns the estimated time of the test.
+// testTime returns the estimated time of the test, with a margin: another program may begin
+// meanwhile.
 func (r *runner) testTime() time.Duration {
-	return time.Duration(len(r.data.Test)) * r.forward
+	return time.Duration(len(r.data.Test)) * r.forward * 13 / 10
 }
 
 // seconds returns the time spent in all epochs.

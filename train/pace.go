@@ -50,6 +50,15 @@ func (p *pace) left(n, steps int) time.Duration {
 	return time.Duration(p.each*float64(n)*float64(time.Second)) + time.Duration(epochs)*p.validates
 }
 
+// ForwardTime returns the time of the forward pass of an image in the last validation of Do. It is
+// 0 before the first validation.
+func (r *Run) ForwardTime() time.Duration {
+	if r.Val == nil || r.pace.validates == 0 {
+		return 0
+	}
+	return r.pace.validates / time.Duration(r.Val.Len())
+}
+
 // fit sets the total number of steps to the number that fits into the time of the training. An
 // epoch has the given number of steps.
 func (r *Run) fit(at *position, steps int) {
