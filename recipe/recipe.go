@@ -45,11 +45,11 @@ func Steps(n, batch int) int {
 // LearningRate returns the peak learning rate for a number of steps with mini-batches of the given
 // size. m is the method; its published learning rate relative to that of SPT is kept.
 //
-// Fewer steps need a higher learning rate, because each step must move the parameters further.
-// Larger mini-batches have less noise and allow a higher one.
+// Small mini-batches are noisy, and many steps move the parameters far, so both need a lower rate.
+// Short trainings need no higher one, because they start with the head of a probe.
 func LearningRate(m method.Row, steps, batch int) float64 {
-	rate := 3e-3 * math.Pow(float64(steps)/1000, -0.25) * math.Sqrt(float64(batch)/16)
-	rate = min(max(rate, 1e-3), 1e-2)
+	rate := 3e-3 * math.Pow(min(1, 1000/float64(steps)), 0.25) * math.Sqrt(float64(batch)/16)
+	rate = min(max(rate, 1e-3), 5e-3)
 	rate *= m.TrainOptions().LR / train.VTAB().LR
 	digits := math.Pow(10, 1-math.Floor(math.Log10(rate)))
 	return math.Round(rate*digits) / digits // two digits, so that people can read it
