@@ -306,6 +306,9 @@ func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choi
 		}
 		// all sizes together take about twice the time of the largest one
 		if 2*forward*float64(len(t.data.Train)+len(t.data.Val)) > o.TimeLimit/compareShare {
+			if o.Method == method.Linear {
+				return t, nil
+			}
 			return tasks[sizes[len(sizes)-1]], nil
 		}
 	}
@@ -324,7 +327,11 @@ func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choi
 		}
 		choices.Sizes = append(choices.Sizes, recipe.Size{Pixels: size, Accuracy: p.ValAccuracy, Loss: p.ValLoss, Forward: at.forward.Seconds()})
 	}
-	return tasks[recipe.Smallest(choices.Sizes).Pixels], nil
+	choose := recipe.Smallest
+	if o.Method == method.Linear {
+		choose = recipe.Best
+	}
+	return tasks[choose(choices.Sizes).Pixels], nil
 }
 
 // compareShare divides the time limit: the comparison of image sizes takes at most one part.

@@ -99,9 +99,15 @@ func Sizes(native, side int, fits func(int) bool) []int {
 // leastSize is the smallest image size that Sizes returns, in pixels.
 const leastSize = 96
 
-// Smallest returns the smallest size whose probe is not much worse than the best one.
+// Best returns the size with the lowest loss of the probe.
+func Best(sizes []Size) Size {
+	return slices.MinFunc(sizes, func(a, b Size) int { return cmp.Compare(a.Loss, b.Loss) })
+}
+
+// Smallest returns the smallest size whose probe is not much worse than the best one. It is the
+// size for a tuning of the backbone; a head alone needs the best size.
 func Smallest(sizes []Size) Size {
-	best := slices.MinFunc(sizes, func(a, b Size) int { return cmp.Compare(a.Loss, b.Loss) })
+	best := Best(sizes)
 	out := best
 	for _, s := range sizes {
 		if s.Pixels < out.Pixels && s.Accuracy >= best.Accuracy-probeLoss {

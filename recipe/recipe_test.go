@@ -92,6 +92,9 @@ func TestSizes(t *testing.T) {
 	if got := Smallest(sizes).Pixels; got != 128 {
 		t.Errorf("chose %d px", got)
 	}
+	if got := Best(sizes).Pixels; got != 224 {
+		t.Errorf("the best is %d px", got)
+	}
 	sizes[0].Loss, sizes[0].Accuracy = 2, 0.4 // enlarged images can be worse
 	if got := Smallest(sizes).Pixels; got != 128 {
 		t.Errorf("chose %d px", got)
