@@ -183,12 +183,15 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 		}
 		choices.Steps = min(choices.Steps, int(left/step)/choices.Trainings)
 	}
+	if o.Probe && o.Method == method.Linear { // the probe replaces the training
+		choices.Steps = 0
+	}
 	e.Train = step * float64(choices.Steps*choices.Trainings)
 	if training.Patience == 0 && val > 0 {
-		training.Patience = recipe.Patience((choices.Steps + perEpoch - 1) / perEpoch)
+		training.Patience = recipe.Patience(max(1, (choices.Steps+perEpoch-1)/perEpoch))
 	}
 	if training.LR == 0 && len(o.LRs) == 0 {
-		training.LR = recipe.LearningRate(row, choices.Steps, filled.BatchSize)
+		training.LR = recipe.LearningRate(row, max(1, choices.Steps), filled.BatchSize)
 	}
 	return nil
 }

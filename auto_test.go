@@ -122,7 +122,7 @@ func TestLinearIsProbe(t *testing.T) {
 		if same := reflect.DeepEqual(d.Tuned, fitted.Tuned); same != noRefit {
 			t.Errorf("no refit %t: the delta is the probe: %t", noRefit, same)
 		}
-		if len(result.Epochs) != 1 || *result.Val != result.Probe.ValAccuracy || result.Test == nil {
+		if len(result.Epochs) != 1 || *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil {
 			t.Errorf("no refit %t: %+v", noRefit, result)
 		}
 	}

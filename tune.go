@@ -476,12 +476,13 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 	return d.Save(string(r.folder))
 }
 
-// compareProbe adds the linear probe to the result, and tests it if there is time for it.
+// compareProbe adds the linear probe to the result. It tests the probe if the probe is not the
+// result itself, and if there is time for it.
 func (r *runner) compareProbe(ctx context.Context, result *run.Result) error {
 	listed := *r.probed.result
 	listed.Metrics = nil // the folder of the probe has them
 	result.Probe = &listed
-	if result.Test == nil || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
+	if result.Test == nil || r.o.Method == method.Linear || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
 		return nil
 	}
 	e, err := r.evaluate(ctx, r.probed.trained, r.data.Test, nil, nil)

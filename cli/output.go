@@ -406,12 +406,12 @@ const fewTests = 30
 // addProbe adds a line about the linear probe of a run.
 func (f *facts) addProbe(r *run.Result) {
 	switch {
-	case r.Probe == nil:
+	case r.Probe == nil || r.Method == method.Linear:
 	case r.ProbeTest != nil:
 		low, high := evaluate.Wilson(int(math.Round(r.ProbeTest.Accuracy*float64(r.ProbeTest.Images))), r.ProbeTest.Images, 0.95)
-		f.add("linear probe", "%s, interval %s to %s; tuning adds %+.2f points", wording.Percent(r.ProbeTest.Accuracy), wording.Percent(low), wording.Percent(high), 100*(r.Test.Accuracy-r.ProbeTest.Accuracy))
+		f.add("linear probe", "%s at %d px, interval %s to %s; tuning adds %+.2f points", wording.Percent(r.ProbeTest.Accuracy), r.Model.ImageSize, wording.Percent(low), wording.Percent(high), 100*(r.Test.Accuracy-r.ProbeTest.Accuracy))
 	default:
-		f.add("linear probe", "validation accuracy %s", wording.Percent(r.Probe.ValAccuracy))
+		f.add("linear probe", "validation accuracy %s at %d px", wording.Percent(r.Probe.ValAccuracy), r.Model.ImageSize)
 	}
 }
 

@@ -41,7 +41,10 @@ func (f *facts) addChoices(c *spt.Choices, o run.TuneOptions) {
 		f.add("augmentation", "%s after %d steps", text, c.Augment[0].Steps)
 	}
 	e := c.Expected
-	text := fmt.Sprintf("%s in all: %s of training", about(e.Total()), about(time.Duration(e.Train*float64(time.Second))))
+	text := about(e.Total()) + " in all"
+	if e.Train > 0 {
+		text += fmt.Sprintf(": %s of training", about(time.Duration(e.Train*float64(time.Second))))
+	}
 	if o.TimeLimit > 0 {
 		text += fmt.Sprintf(", within the limit of %s", wording.Time(o.TimeLimit))
 	}

@@ -270,6 +270,9 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Plan.Compat != "" {
 		text += ", compat " + o.Plan.Compat
 	}
+	if o.Probe && o.Method == method.Linear {
+		return text + ": a linear probe on the features of the backbone"
+	}
 	text += fmt.Sprintf("; epochs %d, batches of %d, learning rate %s", o.Train.Epochs, o.Train.BatchSize, (&ratesValue{&o.Train.LR, &o.LRs}).String())
 	if o.Train.HeadLR > 0 {
 		text += fmt.Sprintf(" (head %g)", o.Train.HeadLR)
