@@ -288,8 +288,8 @@ func TestTimeLimit(t *testing.T) {
 func TestPrepare(t *testing.T) {
 	task := newTask(t, 9)
 	c := run.Config{Tune: run.RecipeOptions(lookup(t, method.SPTLoRA), run.RecipeAuto)}
-	if _, err := task.Effective(c.Tune); err == nil {
-		t.Error("options that are still open are accepted")
+	if _, err := task.Effective(c.Tune); err == nil || !strings.Contains(err.Error(), "has not chosen") {
+		t.Errorf("options that are still open: error %v", err)
 	}
 	_, choices, err := task.Prepare(t.Context(), &c, nil)
 	if err != nil {

@@ -144,6 +144,9 @@ func validateTrain(m method.Row, o train.Options) error {
 
 // validate returns an error if the options cannot work on this task. o has its defaults filled in.
 func (t *Task) validate(m method.Row, o run.TuneOptions) error {
+	if o.Recipe == run.RecipeAuto && (o.Train.Epochs == 0 || o.Train.LR == 0 && len(o.LRs) == 0) {
+		return option.Errorf("recipe", "the recipe %s has not chosen the epochs and the learning rate yet, as Task.Prepare does for a single run; give both, or another recipe: %s, %s", run.RecipeAuto, run.RecipeVTAB, run.RecipeFGVC)
+	}
 	for _, lr := range append([]float64{o.Train.LR}, o.LRs...) {
 		recipe := o.Train
 		recipe.LR = lr

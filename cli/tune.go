@@ -236,6 +236,7 @@ func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
 	if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
 		return err
 	}
+	c.Tune.Score.Stratified = recipe.Score.Stratified
 	if c.Tune.ScoresFile != "" {
 		c.Tune.Score = sensitivity.Options{} // the file states the options
 	}

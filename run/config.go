@@ -76,7 +76,7 @@ func RecipeOptions(m method.Row, recipe string) TuneOptions {
 	o := TuneOptions{Method: m.Method, Train: m.TrainOptions(), LRs: m.LearningRates, Recipe: recipe}
 	if recipe == RecipeAuto {
 		o.Train.Epochs, o.Train.WarmupEpochs, o.Train.LR, o.LRs = 0, 0, 0, nil
-		o.Probe, o.NoRefit = true, true
+		o.Probe, o.NoRefit, o.Score.Stratified = true, true, true
 	}
 	return o
 }
