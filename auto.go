@@ -171,7 +171,7 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 		score := o.Score.WithDefaults()
 		batch := forward * scoreForwards * float64(min(n, score.BatchSize))
 		if o.TimeLimit > 0 && o.Score.Batches == 0 {
-			score.Batches = min(score.Batches, max(2, int(left/scoreShare/batch)))
+			score.Batches = min(score.Batches, max(leastScoreBatches, int(left/scoreShare/batch)))
 			o.Score.Batches = score.Batches
 		}
 		e.Score = batch * float64(min(score.Batches, (n+score.BatchSize-1)/score.BatchSize))
@@ -196,9 +196,12 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 	return nil
 }
 
-// scoreShare divides the time that is left for scoring and training: scoring takes at most one
-// part.
-const scoreShare = 8
+// scoreShare divides the time that is left for scoring and training: scoring takes at most one part,
+// but reads leastScoreBatches batches.
+const (
+	scoreShare        = 8
+	leastScoreBatches = 2
+)
 
 // reserve returns the time, in seconds, that a run with a time limit keeps for its end: saving the
 // delta and writing the report.

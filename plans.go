@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/option"
@@ -146,7 +147,7 @@ func (r *runner) scores(ctx context.Context) (*sensitivity.Scores, error) {
 		if r.probed != nil {
 			head = r.probed.start
 		}
-		return r.score(ctx, r.o.Score, head, r.report)
+		return r.score(ctx, r.affordable(r.o.Score), head, r.report)
 	}
 	scores, err := sensitivity.Load(path)
 	if err == nil {
@@ -156,6 +157,18 @@ func (r *runner) scores(ctx context.Context) (*sensitivity.Scores, error) {
 		return nil, r.resuming(path, err)
 	}
 	return scores, nil
+}
+
+// affordable returns o with fewer batches if the run has a time limit that is too short for all of
+// them. The probe has measured the speed of the backbone.
+func (r *runner) affordable(o sensitivity.Options) sensitivity.Options {
+	if r.deadline.IsZero() || r.forward == 0 {
+		return o
+	}
+	batch := r.forward.Seconds() * scoreForwards * float64(min(len(r.data.Train), o.BatchSize))
+	left := time.Until(r.deadline) - r.testTime()
+	o.Batches = min(o.Batches, max(leastScoreBatches, int(left.Seconds()/scoreShare/batch)))
+	return o
 }
 
 // checkScores returns an error if the scores are not of the backbone, or contradict the options.

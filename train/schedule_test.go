@@ -69,9 +69,9 @@ func TestResumeWithPatience(t *testing.T) {
 func TestPatienceReturnsBest(t *testing.T) {
 	r := newRun(t, selection)
 	r.Options.LR, r.Options.Patience, r.Keep = 3, 4, true
-	calls := 0
-	r.ValSink = func([]float32, []int32) error {
-		calls++
+	var sent []float32
+	r.ValSink = func(logits []float32, _ []int32) error {
+		sent = append(sent, logits...)
 		return nil
 	}
 	got, err := r.Do(t.Context())
@@ -79,12 +79,16 @@ func TestPatienceReturnsBest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if calls == 0 {
-		t.Error("no predictions of the validation images")
-	}
-	e, err := r.Evaluate(t.Context(), images(9, false), nil, nil)
+	var want []float32
+	e, err := r.Evaluate(t.Context(), images(9, false), func(logits []float32, _ []int32) error {
+		want = append(want, logits...)
+		return nil
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !slices.Equal(sent, want) {
+		t.Errorf("predictions %v, expected those of the best epoch: %v", sent, want)
 	}
 	if want := got.Epochs[got.Best-1]; math.Abs(e.Loss-want.ValLoss) > 1e-6 || e.Accuracy != want.ValAccuracy {
 		t.Errorf("loss %g, accuracy %g; expected those of epoch %d: %g, %g", e.Loss, e.Accuracy, got.Best, want.ValLoss, want.ValAccuracy)

@@ -129,10 +129,24 @@ type Run struct {
 	predictor *Predictor
 	// valSent reports whether this Do has called ValSink.
 	valSent bool
+	// best holds the predictions of the validation images after the best epoch of this Do, with
+	// Options.Patience.
+	best predictions
 	// saveAt is the time of the next save of the training state.
 	saveAt time.Time
 	// pace measures the speed of the steps of this Do, for TimeLeft.
 	pace pace
+}
+
+// predictions holds the arguments of a Sink for all images.
+type predictions struct {
+	logits  []float32
+	targets []int32
+}
+
+func (p *predictions) add(logits []float32, targets []int32) error {
+	p.logits, p.targets = append(p.logits, logits...), append(p.targets, targets...)
+	return nil
 }
 
 // Close releases the programs and tensors that Do kept.
@@ -164,12 +178,16 @@ func (r *Run) Evaluate(ctx context.Context, data *Data, sink Sink, report progre
 	if err != nil {
 		return objective.Evaluation{}, err
 	}
-	batch := r.batch()
-	if !backend.OnDevice(r.Backend) {
-		// a batch of a few images has fewer micro-batches than the CPU has cores
-		batch = max(batch, 64)
+	return p.Evaluate(ctx, data, r.evaluationBatch(), sink, report)
+}
+
+// evaluationBatch returns the batch size of evaluations.
+func (r *Run) evaluationBatch() int {
+	if backend.OnDevice(r.Backend) {
+		return r.batch()
 	}
-	return p.Evaluate(ctx, data, batch, sink, report)
+	// a batch of a few images has fewer micro-batches than the CPU has cores
+	return max(r.batch(), 64)
 }
 
 // predict returns a Predictor with the current tuned tensors.
@@ -264,16 +282,25 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			p.expect(d, batch)
 		}
 	}
-	r.saveAt, r.valSent, r.pace = time.Now().Add(saveEvery), false, pace{}
+	r.saveAt, r.valSent, r.best, r.pace = time.Now().Add(saveEvery), false, predictions{}, pace{}
 	for r.fit(&at, steps); !at.finished(o, val != nil); r.fit(&at, steps) {
 		r.pace.measure(at.Steps, time.Now(), true)
 		if err := r.epoch(ctx, stepper, train, &at, batch, steps, images); err != nil {
 			return nil, err
 		}
 		done := at.epochDone(o, steps, min(images, at.Step*batch))
+		var validated predictions
 		if val != nil || test != nil {
 			start := time.Now()
-			if err := r.validate(ctx, val, test, &done, at.Steps >= at.Total && o.Patience == 0); err != nil {
+			var sink Sink
+			switch {
+			case r.ValSink == nil:
+			case o.Patience > 0:
+				sink = validated.add
+			case at.Steps >= at.Total:
+				sink, r.valSent = r.ValSink, true
+			}
+			if err := r.validate(ctx, val, test, &done, sink); err != nil {
 				if ctx.Err() != nil {
 					// The epoch is trained, but not validated. The resumed training validates it.
 					err = r.interrupt(stepper, at, ctx.Err())
@@ -284,6 +311,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 		at.History = append(at.History, done)
 		if val != nil && o.Patience > 0 && at.best() == len(at.History)-1 {
+			r.best = validated
 			if at.bestTuned, err = stepper.Tuned(); err != nil {
 				return nil, err
 			}
@@ -309,13 +337,17 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			}
 		}
 	}
-	// A training with patience, and one that was stopped after its last epoch, have not passed
-	// their predictions on.
+	// A training with patience has kept the predictions of its best epoch, unless it was stopped after
+	// that epoch. One that was stopped after its last epoch has not passed its predictions on.
 	if val != nil && r.ValSink != nil && !r.valSent {
-		p, err := r.predict()
-		if err == nil {
-			_, err = p.Evaluate(ctx, val, r.batch(), r.ValSink, nil)
+		if r.best.targets != nil {
+			err = r.ValSink(r.best.logits, r.best.targets)
+		} else if p, e := r.predict(); e != nil {
+			err = e
+		} else {
+			_, err = p.Evaluate(ctx, val, r.evaluationBatch(), r.ValSink, nil)
 		}
+		r.best = predictions{}
 		if err != nil {
 			return nil, fmt.Errorf("validating after the last epoch: %w", err)
 		}
@@ -470,26 +502,22 @@ func (r *Run) interrupt(s *Stepper, at position, cause error) error {
 	return at.interrupted(cause)
 }
 
-// validate evaluates the validation and test data after an epoch. last reports whether the result
-// of the training has the tuned tensors of this epoch for sure.
-func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch, last bool) error {
+// validate evaluates the validation and test data after an epoch. sink receives the predictions of
+// the validation images.
+func (r *Run) validate(ctx context.Context, val, test *Data, e *Epoch, sink Sink) error {
 	p, err := r.predict()
 	if err != nil {
 		return err
 	}
 	if val != nil {
-		var sink Sink
-		if last {
-			sink, r.valSent = r.ValSink, true
-		}
-		v, err := p.Evaluate(ctx, val, r.batch(), sink, nil)
+		v, err := p.Evaluate(ctx, val, r.evaluationBatch(), sink, nil)
 		if err != nil {
 			return fmt.Errorf("validating after epoch %d: %w", e.Epoch, err)
 		}
 		e.ValLoss, e.ValAccuracy, e.ValMetric = v.Loss, v.Accuracy, r.Options.Select.Stored(v)
 	}
 	if test != nil {
-		v, err := p.Evaluate(ctx, test, r.batch(), nil, nil)
+		v, err := p.Evaluate(ctx, test, r.evaluationBatch(), nil, nil)
 		if err != nil {
 			return fmt.Errorf("testing after epoch %d: %w", e.Epoch, err)
 		}
@@ -515,11 +543,7 @@ func (r *Run) cacheFeatures(ctx context.Context, at *position) (train, val, test
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	batch := r.batch()
-	if block > 0 && !backend.OnDevice(r.Backend) {
-		// a batch of a few images has fewer micro-batches than the CPU has cores
-		batch = max(batch, 64)
-	}
+	batch := r.evaluationBatch()
 	out := [3]*Data{}
 	for i, d := range []*Data{r.Train, r.Val, r.Test} {
 		if d == nil {
