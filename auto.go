@@ -107,26 +107,46 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 			return nil, nil, err
 		}
 	}
-	choices.ImageSize = t.model.Config.ImageSize
-	if c.Model.Path != embedded.Name {
-		c.Model.ImageSize = choices.ImageSize
+	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
+		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
+	}
+	// With little time, smaller images give more steps.
+	sizes, tasks := []int{t.model.Config.ImageSize}, map[int]*Task{t.model.Config.ImageSize: t}
+	if c.Model.ImageSize == 0 && o.TimeLimit > 0 && o.Method != method.Linear {
+		sizes, tasks = t.atSizes(ctx, recipe.SmallerSizes(sizes[0]))
 	}
 	if err := t.CheckImages(ctx, report); err != nil {
 		return nil, nil, err
 	}
-	forward, err := t.measureForward(ctx)
+	open := *o
+	for _, size := range sizes {
+		t, *o = tasks[size], open
+		if err := t.measureForward(ctx); err != nil {
+			return nil, nil, err
+		}
+		if err = t.chooseTraining(row, o, choices); err == nil && choices.Steps >= recipe.LeastSteps {
+			break
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
-		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
+	if t.model.Config.ImageSize != sizes[0] { // the time has gone on
+		if err := t.CheckImages(ctx, report); err != nil {
+			return nil, nil, err
+		}
+		*o = open
+		if err := t.chooseTraining(row, o, choices); err != nil {
+			return nil, nil, err
+		}
 	}
-	if err := t.chooseTraining(row, o, choices, forward); err != nil {
-		return nil, nil, err
+	choices.ImageSize = t.model.Config.ImageSize
+	if c.Model.Path != embedded.Name {
+		c.Model.ImageSize = choices.ImageSize
 	}
 	if o.AutoAugment {
 		o.AutoAugment = false
-		if t, err = t.chooseAugment(ctx, o, choices, forward, report); err != nil {
+		if t, err = t.chooseAugment(ctx, o, choices, report); err != nil {
 			return nil, nil, err
 		}
 		c.Data.Images = t.config.Data.Images
@@ -134,9 +154,10 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	return t, choices, nil
 }
 
-// chooseTraining chooses the options of the trainings and estimates their time. forward is the time
-// of the forward pass of an image, in seconds.
-func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choices, forward float64) error {
+// chooseTraining chooses the options of the trainings and estimates their time. measureForward has
+// measured the speed.
+func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choices) error {
+	forward := t.forward.Seconds()
 	n, val, training := len(t.data.Train), len(t.data.Val), &o.Train
 	if training.BatchSize == 0 {
 		training.BatchSize = recipe.Batch(n)
@@ -196,8 +217,8 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 	return nil
 }
 
-// scoreShare divides the time that is left for scoring and training: scoring takes at most one part,
-// but reads leastScoreBatches batches.
+// scoreShare divides the time that is left for scoring and training: scoring takes at most one
+// part, but reads leastScoreBatches batches.
 const (
 	scoreShare        = 8
 	leastScoreBatches = 2
@@ -205,13 +226,13 @@ const (
 
 // reserve returns the time, in seconds, that a run with a time limit keeps for its end: saving the
 // delta and writing the report.
-func reserve(limit float64) float64 { return 0.5 + limit/50 }
+func reserve(limit float64) float64 { return 1.2 + limit/50 }
 
 // chooseAugment compares no augmentation with the preset light: it trains LoRA modules on all
 // matrices for a tenth of the steps with each, and takes the one with the lower validation loss. It
 // returns a task with the chosen augmentation. Without validation images, or with too little time,
 // that is none.
-func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *Choices, forward float64, report progress.Func) (*Task, error) {
+func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
 	presets := run.Presets()[:2] // from the weakest on
 	tasks := map[string]*Task{}
 	for _, preset := range presets {
@@ -227,7 +248,7 @@ func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *C
 		tasks[preset] = at
 	}
 	steps := max(choices.Steps/augmentShare, leastTrySteps)
-	takes := forward * stepForwards * float64(o.Train.BatchSize*steps*len(presets))
+	takes := t.forward.Seconds() * stepForwards * float64(o.Train.BatchSize*steps*len(presets))
 	if len(t.data.Val) == 0 || o.TimeLimit > 0 && takes > o.TimeLimit/augmentShare {
 		return tasks[presets[0]], nil
 	}
@@ -264,54 +285,45 @@ const (
 	leastTrySteps = 60
 )
 
-// measureForward returns the time of the forward pass of an image, in seconds.
-func (t *Task) measureForward(ctx context.Context) (float64, error) {
+// measureForward sets t.forward to the time of the forward pass of an image.
+func (t *Task) measureForward(ctx context.Context) error {
 	if t.forward > 0 {
-		return t.forward.Seconds(), nil
+		return nil
 	}
 	tuning, err := peft.New(t.model.Config, peft.Selection{})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	p, err := train.NewPredictor(t.be, t.model, t.objective, tuning, tuning.Init(0, peft.PaperScheme, t.model.Weights))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer p.Close()
 	images := t.images(t.eval, t.data.Train[:min(featureBatch, len(t.data.Train))], nil)
 	for range 2 { // the first pass compiles
 		began := time.Now()
 		if _, err := p.Evaluate(ctx, images, featureBatch, nil, nil); err != nil {
-			return 0, err
+			return err
 		}
 		t.forward = time.Since(began) / time.Duration(images.Len())
 	}
-	return t.forward.Seconds(), nil
+	return nil
 }
 
 // chooseSize compares image sizes with linear probes and returns a task with the chosen one. If a
 // time limit leaves too little time for the comparison, it takes the smallest size that is worth
 // it.
 func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
-	native := t.model.Config.ImageSize
-	tasks := map[int]*Task{native: t}
-	sizes := recipe.Sizes(native, choices.Side, func(size int) bool {
-		next, err := t.atSize(ctx, size)
-		if err == nil {
-			tasks[size] = next
-		}
-		return err == nil
-	})
+	sizes, tasks := t.atSizes(ctx, recipe.Sizes(t.model.Config.ImageSize, choices.Side))
 	if len(sizes) == 1 {
 		return t, nil
 	}
 	if o.TimeLimit > 0 {
-		forward, err := t.measureForward(ctx)
-		if err != nil {
+		if err := t.measureForward(ctx); err != nil {
 			return nil, err
 		}
 		// all sizes together take about twice the time of the largest one
-		if 2*forward*float64(len(t.data.Train)+len(t.data.Val)) > o.TimeLimit/compareShare {
+		if 2*t.forward.Seconds()*float64(len(t.data.Train)+len(t.data.Val)) > o.TimeLimit/compareShare {
 			if o.Method == method.Linear {
 				return t, nil
 			}
@@ -342,6 +354,18 @@ func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choi
 
 // compareShare divides the time limit: the comparison of image sizes takes at most one part.
 const compareShare = 10
+
+// atSizes returns the sizes that the backbone takes, and a task for each. The first size is that of
+// t.
+func (t *Task) atSizes(ctx context.Context, sizes []int) (fit []int, tasks map[int]*Task) {
+	fit, tasks = sizes[:1:1], map[int]*Task{sizes[0]: t}
+	for _, size := range sizes[1:] {
+		if next, err := t.atSize(ctx, size); err == nil { // a patch size does not divide every size
+			fit, tasks[size] = append(fit, size), next
+		}
+	}
+	return fit, tasks
+}
 
 // atSize returns a task with the same backbone at another image size.
 func (t *Task) atSize(ctx context.Context, size int) (*Task, error) {

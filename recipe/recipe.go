@@ -55,6 +55,10 @@ func LearningRate(m method.Row, steps, batch int) float64 {
 	return math.Round(rate*digits) / digits // two digits, so that people can read it
 }
 
+// LeastSteps is the number of steps below which a run with a time limit takes smaller images. A
+// probe on large images with a few steps is better than many steps on small images.
+const LeastSteps = 10
+
 // Patience returns the number of epochs without a lower validation loss after which a training of
 // the given number of epochs stops.
 func Patience(epochs int) int { return max(5, epochs/4) }
@@ -84,19 +88,23 @@ type Size struct {
 
 // Sizes returns the image sizes that are worth a probe, in descending order, for a backbone that
 // was pretrained on images of native pixels. side is the median of the shorter sides of the images.
-// A size far above it only enlarges the images. fits reports whether the backbone takes a size.
-func Sizes(native, side int, fits func(int) bool) []int {
+// A size far above it only enlarges the images. Without a known side, only native is worth a probe.
+func Sizes(native, side int) []int {
+	return slices.DeleteFunc(SmallerSizes(native), func(size int) bool { return size != native && (side == 0 || size < side) })
+}
+
+// SmallerSizes returns native and the smaller image sizes of the recipe, in descending order.
+func SmallerSizes(native int) []int {
 	out := []int{native}
 	for _, share := range []float64{3. / 4, 4. / 7, 3. / 7} {
-		size := int(math.Round(share*float64(native)/16)) * 16
-		if side > 0 && size >= side && size >= leastSize && size < out[len(out)-1] && fits(size) {
+		if size := int(math.Round(share*float64(native)/16)) * 16; size >= leastSize && size < out[len(out)-1] {
 			out = append(out, size)
 		}
 	}
 	return out
 }
 
-// leastSize is the smallest image size that Sizes returns, in pixels.
+// leastSize is the smallest size that SmallerSizes returns below native, in pixels.
 const leastSize = 96
 
 // Best returns the size with the lowest loss of the probe.

@@ -70,21 +70,18 @@ func TestBudget(t *testing.T) {
 
 // TestSizes checks which image sizes are compared, and which is taken.
 func TestSizes(t *testing.T) {
-	all := func(int) bool { return true }
 	for _, c := range []struct {
 		native, side int
-		fits         func(int) bool
 		want         []int
 	}{
-		{224, 500, all, []int{224}},
-		{224, 100, func(int) bool { return false }, []int{224}},
-		{224, 0, all, []int{224}}, // no size could be read
-		{224, 100, all, []int{224, 176, 128}},
-		{224, 28, all, []int{224, 176, 128, 96}},
-		{224, 100, func(s int) bool { return s%32 == 0 }, []int{224, 128}},
-		{518, 300, all, []int{518, 384, 304}},
+		{224, 500, []int{224}},
+		{224, 0, []int{224}}, // no size could be read
+		{224, 100, []int{224, 176, 128}},
+		{224, 28, []int{224, 176, 128, 96}},
+		{518, 300, []int{518, 384, 304}},
+		{32, 10, []int{32}},
 	} {
-		if got := Sizes(c.native, c.side, c.fits); !slices.Equal(got, c.want) {
+		if got := Sizes(c.native, c.side); !slices.Equal(got, c.want) {
 			t.Errorf("native %d, side %d: %v, expected %v", c.native, c.side, got, c.want)
 		}
 	}

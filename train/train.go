@@ -337,8 +337,9 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			}
 		}
 	}
-	// A training with patience has kept the predictions of its best epoch, unless it was stopped after
-	// that epoch. One that was stopped after its last epoch has not passed its predictions on.
+	// A training with patience has kept the predictions of its best epoch, unless it was stopped
+	// after that epoch. One that was stopped after its last epoch has not passed its predictions
+	// on.
 	if val != nil && r.ValSink != nil && !r.valSent {
 		if r.best.targets != nil {
 			err = r.ValSink(r.best.logits, r.best.targets)
