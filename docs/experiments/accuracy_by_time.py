@@ -21,8 +21,8 @@ The columns of the CSV file:
   steps      training steps of a peer
   wall       seconds from the start of the process to its end
   cpu        core-seconds: user and system time of the process and all its children
-  exit       exit status: 0, 124 if the run was stopped at its limit, others if the tool failed or
-             refused its time (see DIR)
+  exit       exit status: 0; 124 or -9 if the run was stopped at its limit; others if the tool
+             failed or refused its time (see DIR)
 """
 
 import argparse
@@ -140,7 +140,7 @@ def measure(command, folder, seconds, threads):
             raise
         wall = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode < 0:
+    if process.returncode < 0 and wall < LATE * seconds:
         raise SystemExit(f"signal {-process.returncode} from outside stopped the run in {folder}; it has no row. Run the command again")
     accuracy, steps = "", ""
     if process.returncode == 0:
