@@ -21,7 +21,8 @@ The columns of the CSV file:
   steps      training steps of a peer
   wall       seconds from the start of the process to its end
   cpu        core-seconds: user and system time of the process and all its children
-  exit       exit status: 0, 124 if the run was stopped at its limit
+  exit       exit status: 0; 124 or -9 if the run was stopped at its limit; others if the tool
+             failed or refused its time (see DIR)
 """
 
 import argparse
@@ -132,9 +133,15 @@ def measure(command, folder, seconds, threads):
     with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
         begin = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except KeyboardInterrupt:
+            process.terminate()  # timeout passes the signal on to its group, which Ctrl-C does not reach
+            raise
         wall = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode < 0 and wall < LATE * seconds:
+        raise SystemExit(f"signal {-process.returncode} from outside stopped the run in {folder}; it has no row. Run the command again")
     accuracy, steps = "", ""
     if process.returncode == 0:
         try:
@@ -201,7 +208,7 @@ def print_table(path):
     if notes["†"]:
         print("\n† A run ended after its time.")
     if notes["–"]:
-        print("\n– A run had no result within its time; the number of such runs is in brackets.")
+        print("\n– Without a result: the run was stopped at its limit, or the tool refused its time or failed. The number of such runs is in brackets.")
 
 
 def spread(values):
