@@ -371,6 +371,11 @@ func (r *Run) checkData() error {
 	if err := r.Options.CheckObjective(o, r.Model.Config); err != nil {
 		return fmt.Errorf("training options: %w", err)
 	}
+	if r.Train.loader != nil && r.Train.loader.Transform().Augment.Mixes() {
+		if err := objective.CheckPerImage(o, "mixing images"); err != nil {
+			return fmt.Errorf("training options: %w", err)
+		}
+	}
 	if r.Options.weighted() && r.Options.ClassWeightValues == nil {
 		return fmt.Errorf("training with class weights from %q: Options.ClassWeightValues is not set; set it, such as to the result of BalancedWeights", r.Options.ClassWeights)
 	}
