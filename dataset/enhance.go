@@ -190,8 +190,8 @@ func autoContrast(m *RGB) {
 	})
 }
 
-// equalize spreads the values of each channel so that they are about equally frequent.
-func equalize(m *RGB) {
+// equalise spreads the values of each channel so that they are about equally frequent.
+func equalise(m *RGB) {
 	mapChannels(m, func(counts *[256]int) (values [256]uint8, ok bool) {
 		last := 255
 		for counts[last] == 0 {

@@ -35,7 +35,7 @@ var operations = []operation{
 	{name: "Posterize", to: 4, do: func(m *RGB, v float64, _ [3]uint8) { posterize(m, 8-int(math.RoundToEven(v))) }},
 	{name: "Solarize", from: 255, do: func(m *RGB, v float64, _ [3]uint8) { solarize(m, v) }},
 	{name: "AutoContrast", do: func(m *RGB, _ float64, _ [3]uint8) { autoContrast(m) }},
-	{name: "Equalize", do: func(m *RGB, _ float64, _ [3]uint8) { equalize(m) }},
+	{name: "Equalize", do: func(m *RGB, _ float64, _ [3]uint8) { equalise(m) }},
 }
 
 // apply runs the operation on m in place.
