@@ -28,12 +28,16 @@ func tuneCommand(a *app) *cobra.Command {
 		Use: "tune {--model FILE --data DIR | --config FILE | --resume DIR} [flags]", Short: "Tune a backbone for a data set: all stages",
 		Long: `Tunes a backbone for a data set, from the images to a tested classifier:
 
-  1  With a method of SPT (spt-...), it scores every weight of the backbone on training images.
-  2  For each --budget, it plans which weights to tune, trains them and validates the result.
-  3  It trains the best budget once more, on the training and validation images together.
-  4  It tests the result once.
+  1  It fits a linear probe on the features of the backbone: the floor, and the start.
+  2  With a method of SPT (spt-...), it scores every weight of the backbone on training images.
+  3  For each --budget, it plans which weights to tune, trains them and validates the result.
+  4  It tests the best result once. With --refit it first trains once more, on the training and
+     validation images together.
 
---validation-only stops after step 2. With --scores, step 1 reads the scores from a file.
+Options that you do not give follow from the images, the backbone and --time (--recipe auto).
+With --task or --recipe vtab or fgvc they are those of the paper, without step 1 and with
+--refit. --dry-run prints what would be done. --validation-only stops after step 3. With
+--scores, step 2 reads the scores from a file.
 
 --config reads any of the options from a YAML or JSON file with the keys of config.json, which
 every run folder holds. Flags win over the file. The config.json of a run repeats the run.
@@ -43,7 +47,8 @@ continues a run that was stopped. On the processor, the result then has the same
 result of a run without a stop.
 
 ` + methodsHelp(),
-		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
+		Example: `  spt tune --model vit_tiny --data clothing --time 30m
+  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
   spt tune --model demo --data clothing --method lora --rank 4 --epochs 20
   spt tune --config clothing.yaml --seed 1
   spt tune --resume runs/clothing-spt-lora`,
