@@ -28,13 +28,15 @@ import (
 // without the head.
 var DefaultBudget = plan.MustParseBudget("0.5%")
 
-// Tune runs all stages. It scores the weights once. For each budget it makes a plan. For each
-// learning rate it then trains on the train split and evaluates on the val split. It chooses the
-// candidate with the best validation metric o.Train.Select after the last epoch and, if metrics are
-// equal, with the fewest tuned parameters or then the lowest validation loss. It trains the chosen
-// candidate once more, on train and val together, and tests it once. A method that does not plan
-// skips the scores and the plans. With o.ScoresFile it reads the scores from a file. With
-// o.ValidationOnly it stops after it has chosen the candidate.
+// Tune runs all stages. With o.Probe it fits a linear probe first. It scores the weights once. For
+// each budget it makes a plan. For each learning rate it then trains on the train split and
+// evaluates on the val split. It chooses the candidate with the best validation metric
+// o.Train.Select and, if metrics are equal, with the fewest tuned parameters or then the lowest
+// validation loss. Unless o.NoRefit is set, it trains the chosen candidate once more, on train and
+// val together. It tests the result once. A method that does not plan skips the scores and the
+// plans, and so does a run from a delta, o.FromDelta. With o.ScoresFile it reads the scores from a
+// file. With o.ValidationOnly it stops after it has chosen the candidate. With o.TimeLimit,
+// trainings take fewer steps if they have too little time; [Task.Prepare] chooses options that fit.
 //
 // Tune keeps all results in the run folder dir. If dir holds no run, Tune makes one with
 // [Task.Create]. To continue an interrupted run, call Tune again with the same task, options and
