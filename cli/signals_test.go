@@ -80,6 +80,7 @@ func interruptions() []interruption {
 		{verb: "version", phase: "all", reason: "prints the version"},
 		{verb: "data", phase: "all", reason: "prints its help"},
 		{verb: "data tasks", phase: "all", reason: "prints a table in the program"},
+		{verb: "models", phase: "all", reason: "counts the work of backbones for about a second, and reads no file"},
 
 		{verb: "tune", phase: "opening", copies: "vit.safetensors", hold: "vit.safetensors", args: "tune --model vit.safetensors --data DIR/split --out run" + tuneOptions, absent: []string{"run"}},
 		{verb: "tune", phase: "listing", copies: "table", hold: "table/list.csv", args: "tune --model DIR/vit.safetensors --data table/list.csv --out run" + tuneOptions, absent: []string{"run"}},
