@@ -38,14 +38,20 @@ type fitted struct {
 // linear probe does.
 func (t *Task) classifies() bool { return t.objective.Name() == objective.SingleLabel.Name() }
 
+// frozen returns a predictor of the backbone without tuned parameters, with a new head. The caller
+// closes it.
+func (t *Task) frozen() (*train.Predictor, error) {
+	tuning, err := peft.New(t.model.Config, peft.Selection{})
+	if err != nil {
+		return nil, err
+	}
+	return train.NewPredictor(t.be, t.model, t.objective, tuning, tuning.Init(0, peft.PaperScheme, t.model.Weights))
+}
+
 // features returns the features of the frozen backbone for the training and the validation images.
 // It also measures the speed of the forward pass.
 func (t *Task) features(ctx context.Context, report progress.Func) (in, val probe.Features, err error) {
-	tuning, err := peft.New(t.model.Config, peft.Selection{})
-	if err != nil {
-		return in, val, err
-	}
-	p, err := train.NewPredictor(t.be, t.model, t.objective, tuning, tuning.Init(0, peft.PaperScheme, t.model.Weights))
+	p, err := t.frozen()
 	if err != nil {
 		return in, val, err
 	}

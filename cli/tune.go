@@ -196,8 +196,8 @@ result of a run without a stop.
 	return cmd
 }
 
-// takeDelta sets the options of a run from a delta that no flag has set to those of the delta: its
-// method, its image size and its backbone.
+// takeDelta sets the method and the image size of a run from a delta to those of the delta, unless
+// a flag has set them.
 func takeDelta(cmd *cobra.Command, c *run.Config) error {
 	if c.Tune.FromDelta == "" {
 		return nil

@@ -54,6 +54,14 @@ func (s Sample) name() string {
 // stratum returns the class that the sample counts as; see [Target].
 func (s Sample) stratum() int { return s.Target.Stratum() }
 
+// source returns the place of the encoded image, which is not in memory.
+func (s Sample) source() stored {
+	if s.stored != nil {
+		return s.stored
+	}
+	return imageFile(s.Path)
+}
+
 // read returns the image and its encoded bytes, which are nil for an image in memory. If decoding
 // fails, read returns the bytes together with the error. Errors are of type *[ImageError].
 func (s Sample) read() (m *RGB, encoded []byte, err error) {
@@ -63,11 +71,7 @@ func (s Sample) read() (m *RGB, encoded []byte, err error) {
 		}
 		return s.Image, nil, nil
 	}
-	from := s.stored
-	if from == nil {
-		from = imageFile(s.Path)
-	}
-	if encoded, err = from.encoded(); err != nil {
+	if encoded, err = s.source().encoded(); err != nil {
 		return nil, nil, &ImageError{s.Path, err}
 	}
 	if m, err = decodeImage(encoded); err != nil {
@@ -174,11 +178,7 @@ func (s Sample) dimensions() (width, height int, err error) {
 	if s.Image != nil {
 		return s.Image.Width, s.Image.Height, nil
 	}
-	from := s.stored
-	if from == nil {
-		from = imageFile(s.Path)
-	}
-	data, err := from.encoded()
+	data, err := s.source().encoded()
 	if err != nil {
 		return 0, 0, err
 	}
