@@ -3,7 +3,9 @@ package spt
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -11,12 +13,14 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/probe"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/recipe"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // Choices is what [Task.Prepare] found and chose.
@@ -38,6 +42,9 @@ type Choices struct {
 	Trainings int `json:"trainings"`
 	// Expected is the expected time of each part of the run.
 	Expected Expected `json:"expected"`
+	// Tuning is the method of a run whose time is too short for it: the run delivers a linear probe
+	// instead. It is empty for other runs.
+	Tuning method.Method `json:"tuning,omitempty"`
 }
 
 // AugmentTry is the result of a short training with a preset of augmentation.
@@ -99,7 +106,7 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if o.Began.IsZero() {
 		o.Began = time.Now()
 	}
-	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
+	choices, native := &Choices{Side: dataset.ShorterSide(t.data.Train)}, t
 	if c.Model.ImageSize == 0 && o.Probe {
 		if t, err = t.chooseSize(ctx, o, choices, report); err != nil {
 			return nil, nil, err
@@ -108,42 +115,8 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
 		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
 	}
-	if err := t.CheckImages(ctx, report); err != nil {
+	if t, err = t.chooseWithin(ctx, native, c.Model.ImageSize == 0, o, choices, report); err != nil {
 		return nil, nil, err
-	}
-	// With little time, smaller images give more steps.
-	sizes := []int{t.model.Config.ImageSize}
-	if c.Model.ImageSize == 0 && o.TimeLimit > 0 && o.Method != method.Linear {
-		sizes = recipe.SmallerSizes(sizes[0])
-	}
-	first, open := t, *o
-	for _, size := range sizes {
-		if size != sizes[0] {
-			next, err := first.atSize(ctx, size)
-			if err != nil { // a patch size does not divide every size
-				continue
-			}
-			t = next
-		}
-		*o = open
-		if err := t.measureForward(ctx); err != nil {
-			return nil, nil, err
-		}
-		if err = t.chooseTraining(row, o, choices); err == nil && choices.Steps >= recipe.LeastSteps {
-			break
-		}
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	if t.model.Config.ImageSize != sizes[0] { // the time has gone on
-		if err := t.CheckImages(ctx, report); err != nil {
-			return nil, nil, err
-		}
-		*o = open
-		if err := t.chooseTraining(row, o, choices); err != nil {
-			return nil, nil, err
-		}
 	}
 	choices.ImageSize = t.model.Config.ImageSize
 	if c.Model.Path != embedded.Name {
@@ -159,9 +132,84 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	return t, choices, nil
 }
 
+// chooseWithin chooses the options of the trainings, and returns a task with the image size for
+// them. If a time limit leaves too few steps, it chooses smaller images, but none that lose detail.
+// If the steps are still too few, the result of the run is the linear probe, on images as large as
+// the time allows. native is the task with the image size of the backbone. open reports whether the
+// image size may change.
+func (t *Task) chooseWithin(ctx context.Context, native *Task, open bool, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
+	side := t.model.Config.ImageSize
+	at, err := t.firstThatFits(ctx, recipe.Sizes(side, choices.Side), open, recipe.LeastSteps, o, choices, report)
+	switch {
+	case at != nil || o.TimeLimit == 0 || !tooShort(err):
+		return at, err
+	case !o.Probe: // small images and a few steps are all that is left
+		return t.firstThatFits(ctx, recipe.SmallerSizes(side), open, 1, o, choices, report)
+	case o.Method == method.Linear:
+	default:
+		choices.Tuning = o.Method
+		o.Method, o.Budgets, o.Options = method.Linear, nil, method.Options{}
+		o.ScoresFile, o.KeepScores, o.Score, o.Plan = "", false, sensitivity.Options{}, plan.Options{}
+		o.Train.HeadLR, o.Train.Init, o.Train.Compat = 0, "", ""
+		o.NoRefit = false // the features are there, so a second fit takes no time
+	}
+	if open {
+		t = native
+	}
+	return t.firstThatFits(ctx, recipe.SmallerSizes(t.model.Config.ImageSize), open, 0, o, choices, report)
+}
+
+// firstThatFits returns a task with the first of the image sizes at which at least the given number
+// of steps fit into the time limit, and chooses the options of its trainings. The first size is
+// that of t; only if open is set, others are tried. If no size fits, the error is that of the last.
+func (t *Task) firstThatFits(ctx context.Context, sizes []int, open bool, least int, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
+	if !open {
+		sizes = sizes[:1]
+	}
+	var short error
+	for _, size := range sizes {
+		at := t
+		if size != sizes[0] {
+			next, err := t.atSize(ctx, size)
+			if err != nil { // a patch size does not divide every size
+				continue
+			}
+			at = next
+		}
+		if err := at.measureForward(ctx); err != nil {
+			return nil, err
+		}
+		chosen := *o
+		if short = at.chooseTraining(&chosen, choices, least); short != nil {
+			continue
+		}
+		// The check decodes all images, so the time has gone on.
+		if err := at.CheckImages(ctx, report); err != nil {
+			return nil, err
+		}
+		chosen = *o
+		if short = at.chooseTraining(&chosen, choices, least); short == nil {
+			*o = chosen
+			return at, nil
+		}
+	}
+	return nil, short
+}
+
+// tooShort reports whether the error is that a time limit is too short.
+func tooShort(err error) bool {
+	var option *run.OptionError
+	return errors.As(err, &option) && option.Option == "time"
+}
+
 // chooseTraining chooses the options of the trainings and estimates their time. measureForward has
-// measured the speed.
-func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choices) error {
+// measured the speed. If fewer than least steps fit into the time limit, and the run would have
+// more without it, the error is a [*run.OptionError] of the option time.
+func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) error {
+	row, err := method.Lookup(o.Method)
+	if err != nil {
+		return err
+	}
 	forward := t.forward.Seconds()
 	n, val, training := len(t.data.Train), len(t.data.Val), &o.Train
 	if training.BatchSize == 0 {
@@ -191,6 +239,9 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 	if o.Probe {
 		e.Probe = forward * float64(n+val)
 	}
+	if o.Probe && o.Method == method.Linear { // the probe replaces the training
+		choices.Steps = 0
+	}
 	step := forward * (stepForwards*float64(filled.BatchSize) + float64(val)/float64(perEpoch))
 	left := o.TimeLimit - time.Since(o.Began).Seconds() - e.Probe - e.Test - reserve(o.TimeLimit)
 	if row.Scores && o.ScoresFile == "" && o.FromDelta == "" && o.Score.Criterion.Images() {
@@ -203,14 +254,16 @@ func (t *Task) chooseTraining(row method.Row, o *run.TuneOptions, choices *Choic
 		e.Score = batch * float64(min(score.Batches, (n+score.BatchSize-1)/score.BatchSize))
 	}
 	if left -= e.Score; o.TimeLimit > 0 {
-		if left < step*float64(choices.Trainings) {
-			return &run.OptionError{Option: "time", Err: fmt.Errorf("%.0f s are too short for %d training and %d test images on this machine: a run with a single step of training takes %.0f s; give more time, a smaller backbone or fewer images",
-				o.TimeLimit, n, len(t.data.Test), (o.TimeLimit-left+step*float64(choices.Trainings))*1.05)}
+		fit := int(math.Floor(left / step / float64(choices.Trainings)))
+		if fit < min(least, choices.Steps) {
+			what := fmt.Sprintf("a run with %s of training", wording.Plural(max(1, least), "step"))
+			if choices.Steps == 0 {
+				what = "a linear probe"
+			}
+			return &run.OptionError{Option: "time", Err: fmt.Errorf("%.0f s are too short for %d training and %d test images on this machine: %s takes %.0f s; give more time, a smaller backbone or fewer images",
+				o.TimeLimit, n, len(t.data.Test), what, (o.TimeLimit-left+step*float64(least*choices.Trainings))*1.05)}
 		}
-		choices.Steps = min(choices.Steps, int(left/step)/choices.Trainings)
-	}
-	if o.Probe && o.Method == method.Linear { // the probe replaces the training
-		choices.Steps = 0
+		choices.Steps = min(choices.Steps, fit)
 	}
 	e.Train = step * float64(choices.Steps*choices.Trainings)
 	if training.Patience == 0 && val > 0 {
@@ -235,8 +288,8 @@ func reserve(limit float64) float64 { return 1.2 + limit/50 }
 
 // chooseAugment compares no augmentation with the preset light: it trains LoRA modules on all
 // matrices for a tenth of the steps with each, and takes the one with the lower validation loss. It
-// returns a task with the chosen augmentation. Without validation images, or with too little time,
-// that is none.
+// returns a task with the chosen augmentation. Without validation images, for a linear probe, or
+// with too little time, that is none.
 func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *Choices, report progress.Func) (*Task, error) {
 	presets := run.Presets()[:2] // from the weakest on
 	tasks := map[string]*Task{}
@@ -254,7 +307,7 @@ func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *C
 	}
 	steps := max(choices.Steps/augmentShare, leastTrySteps)
 	takes := t.forward.Seconds() * stepForwards * float64(o.Train.BatchSize*steps*len(presets))
-	if len(t.data.Val) == 0 || o.TimeLimit > 0 && takes > o.TimeLimit/augmentShare {
+	if len(t.data.Val) == 0 || choices.Steps == 0 || o.TimeLimit > 0 && takes > o.TimeLimit/augmentShare {
 		return tasks[presets[0]], nil
 	}
 	lora, err := method.Lookup(method.LoRA)

@@ -128,6 +128,43 @@ func TestLinearIsProbe(t *testing.T) {
 	}
 }
 
+// TestKeepsProbe checks that the recipe auto delivers the linear probe if a training destroys the
+// backbone, and that a run by another recipe does not.
+func TestKeepsProbe(t *testing.T) {
+	for _, recipe := range []string{run.RecipeAuto, run.RecipeVTAB} {
+		for _, noRefit := range []bool{true, false} {
+			o := autoOptions(method.SPTLoRA)
+			o.Recipe, o.NoRefit, o.Train.LR = recipe, noRefit, 10
+			dir := t.TempDir()
+			result, d := tune(t, newTask(t, 9), o, dir)
+			kept := recipe == run.RecipeAuto
+			if best := result.Candidates[0].ValAccuracy; best >= result.Probe.ValAccuracy {
+				t.Fatalf("validation accuracy %v of a training that should fail, probe %v", best, result.Probe.ValAccuracy)
+			}
+			if result.KeptProbe() != kept || (d.Method == string(method.Linear)) != kept || (result.Counts.Tuned() == 0) != kept {
+				t.Errorf("%s, no refit %t: result of %s, delta of %s, %d tuned parameters", recipe, noRefit, result.Method, d.Method, result.Counts.Tuned())
+			}
+			if !kept {
+				continue
+			}
+			fitted, err := delta.Load(string(run.Folder(dir).Probe()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if same := reflect.DeepEqual(d.Tuned, fitted.Tuned); same != noRefit {
+				t.Errorf("no refit %t: the delta is the probe in its folder: %t", noRefit, same)
+			}
+			if *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil {
+				t.Errorf("no refit %t: %+v", noRefit, result)
+			}
+			again, _ := tune(t, newTask(t, 9), o, dir) // the finished run is read
+			if !again.Finished.Equal(result.Finished) {
+				t.Errorf("no refit %t: the finished run was repeated", noRefit)
+			}
+		}
+	}
+}
+
 // TestResumeAuto stops a run with a probe, patience and no final training at every event, and
 // resumes it. The result has the same bits.
 func TestResumeAuto(t *testing.T) {

@@ -2,6 +2,7 @@ package spt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/probe"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -79,8 +81,8 @@ func (t *Task) features(ctx context.Context, report progress.Func) (in, val prob
 
 // probe fits a linear probe on the training images and keeps it in folder, as a delta with a
 // result. The validation images choose its regularisation. If the folder holds a finished probe,
-// probe reads it.
-func (t *Task) probe(ctx context.Context, folder run.Folder, report progress.Func) (*fitted, error) {
+// probe reads it. by is the metric that the run chooses by.
+func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Selection, report progress.Func) (*fitted, error) {
 	result, err := run.LoadResult[run.Candidate](folder)
 	if err != nil {
 		return nil, err
@@ -120,7 +122,9 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, report progress.Fun
 			return nil, err
 		}
 		predictions, sink := t.predictions(t.data.Val)
-		if err = sink(logits, val.Labels); err == nil {
+		metrics := t.objective.NewMetrics(t.model.Config)
+		if err = errors.Join(sink(logits, val.Labels), metrics.Add(logits, val.Labels)); err == nil {
+			result.ValMetric = by.Stored(metrics.Evaluation())
 			result.Metrics, result.Temperature, err = validation(predictions)
 		}
 		if err != nil {
@@ -165,7 +169,7 @@ func (r *runner) trainedProbe(ctx context.Context, folder run.Folder, o TrainOpt
 			return nil, err
 		}
 	case val.Len() > 0:
-		e.ValLoss, e.ValAccuracy = r.probed.result.ValLoss, r.probed.result.ValAccuracy
+		e.ValLoss, e.ValAccuracy, e.ValMetric = r.probed.result.ValLoss, r.probed.result.ValAccuracy, r.probed.result.ValMetric
 		if o.ValSink != nil {
 			logits, err := p.Logits(ctx, val.Values)
 			if err == nil {
@@ -188,6 +192,32 @@ func (r *runner) trainedProbe(ctx context.Context, folder run.Folder, o TrainOpt
 	}
 	trained.Epochs, trained.Best = []train.Epoch{e}, 1
 	return trained, folder.SaveMetrics(trained.Epochs)
+}
+
+// keepsProbe reports whether the run delivers its linear probe instead of the candidate that it
+// chose: the probe is better on the validation images. Only the recipe auto promises the better of
+// both; a run that compares methods delivers the method that it was asked for.
+func (r *runner) keepsProbe(chosen *run.Candidate) bool {
+	by := r.o.Train.Select
+	return r.probed != nil && chosen != nil && r.o.Recipe == run.RecipeAuto && chosen.Counts.Tuned() > 0 && r.probed.result.Selected(by) > chosen.Selected(by)
+}
+
+// deliverProbe makes the linear probe the result of the run. Unless NoRefit is set, it fits the
+// probe once more, on the training and validation images together.
+func (r *runner) deliverProbe(ctx context.Context, result *run.Result) error {
+	p := r.probed.result
+	result.Method, result.Budget, result.LR = method.Linear, plan.Budget{}, 0
+	result.Val, result.Temperature, result.Metrics = &p.ValAccuracy, p.Temperature, p.Metrics
+	if !r.o.NoRefit {
+		result.TrainedOn = "train+val"
+	}
+	trained, err := r.trainedProbe(ctx, r.folder, TrainOptions{WithVal: !r.o.NoRefit})
+	if err != nil {
+		return err
+	}
+	return r.deliver(ctx, trained, nil, result, func(sink train.Sink, report progress.Func) (objective.Evaluation, error) {
+		return r.evaluate(ctx, trained, r.data.Test, sink, report)
+	})
 }
 
 // headOf returns the head of a probe as a trained head of the task.

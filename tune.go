@@ -33,10 +33,12 @@ var DefaultBudget = plan.MustParseBudget("0.5%")
 // evaluates on the val split. It chooses the candidate with the best validation metric
 // o.Train.Select and, if metrics are equal, with the fewest tuned parameters or then the lowest
 // validation loss. Unless o.NoRefit is set, it trains the chosen candidate once more, on train and
-// val together. It tests the result once. A method that does not plan skips the scores and the
-// plans, and so does a run from a delta, o.FromDelta. With o.ScoresFile it reads the scores from a
-// file. With o.ValidationOnly it stops after it has chosen the candidate. With o.TimeLimit,
-// trainings take fewer steps if they have too little time; [Task.Prepare] chooses options that fit.
+// val together. With the recipe auto, the result is the linear probe if it is better on the
+// validation images than every candidate. Tune tests the result once. A method that does not plan
+// skips the scores and the plans, and so does a run from a delta, o.FromDelta. With o.ScoresFile it
+// reads the scores from a file. With o.ValidationOnly it stops after it has chosen the candidate.
+// With o.TimeLimit, trainings take fewer steps if they have too little time; [Task.Prepare] chooses
+// options that fit.
 //
 // Tune keeps all results in the run folder dir. If dir holds no run, Tune makes one with
 // [Task.Create]. To continue an interrupted run, call Tune again with the same task, options and
@@ -60,7 +62,8 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		return nil, err
 	}
 	if result != nil {
-		if result.Method != o.Method || !slices.Contains(o.Budgets, result.Budget) || recorded.Tune.ValidationOnly != o.ValidationOnly {
+		same := result.Method == o.Method && slices.Contains(o.Budgets, result.Budget) || result.KeptProbe() && recorded.Tune.Method == o.Method
+		if !same || recorded.Tune.ValidationOnly != o.ValidationOnly {
 			describe := func(m method.Method, validationOnly bool, budgets ...plan.Budget) string {
 				text := strings.TrimSpace(string(m) + " " + plan.BudgetNames(budgets))
 				if validationOnly {
@@ -68,7 +71,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 				}
 				return text
 			}
-			return nil, &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, recorded.Tune.ValidationOnly, result.Budget), describe(o.Method, false, o.Budgets...))}
+			return nil, &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(recorded.Tune.Method, recorded.Tune.ValidationOnly, result.Budget), describe(o.Method, false, o.Budgets...))}
 		}
 		return result, nil
 	}
@@ -173,7 +176,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		return nil, err
 	}
 	if r.o.Probe {
-		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.report); err != nil {
+		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train.Select, r.report); err != nil {
 			return nil, err
 		}
 	}
@@ -221,6 +224,8 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	switch {
 	case r.o.ValidationOnly:
 		err = r.best(chosen, result)
+	case r.keepsProbe(validated):
+		err = r.deliverProbe(ctx, result)
 	case validated != nil && r.o.NoRefit:
 		err = r.finish(ctx, chosen, result)
 	default:
@@ -473,7 +478,7 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 		metrics["test_accuracy"] = e.Accuracy
 	}
 	result.Finished = time.Now().UTC()
-	d := r.Delta(r.o.Method, trained, p, metrics)
+	d := r.Delta(result.Method, trained, p, metrics)
 	d.Temperature = result.Temperature
 	return d.Save(string(r.folder))
 }
@@ -484,7 +489,7 @@ func (r *runner) compareProbe(ctx context.Context, result *run.Result) error {
 	listed := *r.probed.result
 	listed.Metrics = nil // the folder of the probe has them
 	result.Probe = &listed
-	if result.Test == nil || r.o.Method == method.Linear || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
+	if result.Test == nil || result.Method == method.Linear || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
 		return nil
 	}
 	e, err := r.evaluate(ctx, r.probed.trained, r.data.Test, nil, nil)

@@ -406,6 +406,8 @@ const fewTests = 30
 // addProbe adds a line about the linear probe of a run.
 func (f *facts) addProbe(r *run.Result) {
 	switch {
+	case r.KeptProbe():
+		f.add("note", "the linear probe is better on the validation images than the tuning: %s against %s; so the delta is the probe", wording.Percent(r.Probe.ValAccuracy), wording.Percent(slices.MaxFunc(r.Candidates, func(a, b run.Candidate) int { return cmp.Compare(a.ValAccuracy, b.ValAccuracy) }).ValAccuracy))
 	case r.Probe == nil || r.Method == method.Linear:
 	case r.ProbeTest != nil:
 		low, high := evaluate.Wilson(int(math.Round(r.ProbeTest.Accuracy*float64(r.ProbeTest.Images))), r.ProbeTest.Images, 0.95)

@@ -77,6 +77,9 @@ func RecipeOptions(m method.Row, recipe string) TuneOptions {
 	if recipe == RecipeAuto {
 		o.Train.Epochs, o.Train.WarmupEpochs, o.Train.LR, o.LRs = 0, 0, 0, nil
 		o.Probe, o.NoRefit, o.Score.Stratified = true, true, true
+		if m.Method == method.Linear {
+			o.NoRefit = false // the features are there, so a second fit takes no time
+		}
 	}
 	return o
 }

@@ -67,7 +67,8 @@ type Result struct {
 	// Seed is the seed of the trainings.
 	Seed uint64 `json:"seed"`
 
-	// Method is the name of the method.
+	// Method is the name of the method of the delta. It is method.Linear if the delta is the linear
+	// probe of a run of another method; see KeptProbe.
 	Method method.Method `json:"method"`
 	// Budget is the budget of the chosen candidate. It is zero for a method without a budget.
 	Budget plan.Budget `json:"budget,omitzero"`
@@ -118,6 +119,12 @@ type Result struct {
 	Changed []string `json:"changed_files,omitempty"`
 	// Skipped is the number of images that were skipped because they were missing or broken.
 	Skipped int `json:"skipped_images,omitempty"`
+}
+
+// KeptProbe reports whether the delta of a run by the recipe auto is its linear probe, because it
+// was better on the validation images than every candidate.
+func (r *Result) KeptProbe() bool {
+	return r.Method == method.Linear && len(r.Candidates) > 0 && r.Candidates[0].Counts.Tuned() > 0
 }
 
 // Calibrated holds the metrics that depend on the temperature of the probabilities.
