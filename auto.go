@@ -234,6 +234,7 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	if val > 0 && !o.NoValidation && !o.NoRefit && !o.ValidationOnly {
 		choices.Trainings++
 	}
+	choices.Expected = Expected{}
 	e := &choices.Expected
 	e.Test = forward * float64(len(t.data.Test))
 	if o.Probe {
@@ -354,12 +355,14 @@ func (t *Task) measureForward(ctx context.Context) error {
 	}
 	defer p.Close()
 	images := t.images(t.eval, t.data.Train[:min(featureBatch, len(t.data.Train))], nil)
-	for range 2 { // the first pass compiles
+	for pass := range 2 { // the first pass compiles and decodes
 		began := time.Now()
 		if _, err := p.Evaluate(ctx, images, featureBatch, nil, nil); err != nil {
 			return err
 		}
-		t.forward = time.Since(began) / time.Duration(images.Len())
+		if pass > 0 {
+			t.forward = time.Since(began) / time.Duration(images.Len())
+		}
 	}
 	return nil
 }

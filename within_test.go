@@ -24,7 +24,7 @@ func TestWithin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row, err := method.Lookup(method.LoRA)
+	row, err := method.Lookup(method.SPTLoRA)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,11 +35,12 @@ func TestWithin(t *testing.T) {
 		least   int           // steps
 		most    int
 	}{
-		{1e6, true, method.LoRA, recipe.LeastSteps + 1, math.MaxInt},
-		{500, true, method.LoRA, recipe.LeastSteps, 20},
+		{1e6, true, method.SPTLoRA, recipe.LeastSteps + 1, math.MaxInt},
+		{700, true, method.SPTLoRA, recipe.LeastSteps, 25},
 		{100, true, method.Linear, 0, 0},
+		{65, true, method.Linear, 0, 0}, // scoring alone would take longer
 		{40, true, "", 0, 0},
-		{100, false, method.LoRA, 1, recipe.LeastSteps - 1},
+		{400, false, method.SPTLoRA, 1, recipe.LeastSteps - 1},
 		{20, false, "", 0, 0},
 	} {
 		task, err := New(colours.Model(c), data)
@@ -48,7 +49,7 @@ func TestWithin(t *testing.T) {
 		}
 		task.forward = time.Second
 		o := run.RecipeOptions(row, run.RecipeAuto)
-		o.Rank, o.TimeLimit, o.Probe, o.Began = 2, limit.seconds, limit.probe, time.Now()
+		o.TimeLimit, o.Probe, o.Began = limit.seconds, limit.probe, time.Now()
 		var choices Choices
 		at, err := task.chooseWithin(t.Context(), task, false, &o, &choices, nil)
 		if limit.method == "" {
