@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/sptune/spt/backbone"
@@ -28,6 +29,9 @@ type Choices struct {
 	// Side is the median of the shorter sides of the training images, in pixels. It is 0 if no size
 	// could be read.
 	Side int `json:"side"`
+	// MaxImages is the largest number of images of each split, if the time allows no more. It is 0
+	// if the run uses all images, and if the user set the number.
+	MaxImages int `json:"max_images,omitempty"`
 	// Sizes holds the image sizes that were compared with a linear probe, in descending order. It
 	// is empty if the images left no choice.
 	Sizes []recipe.Size `json:"sizes,omitempty"`
@@ -106,7 +110,15 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if o.Began.IsZero() {
 		o.Began = time.Now()
 	}
-	choices, native := &Choices{Side: dataset.ShorterSide(t.data.Train)}, t
+	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
+	if o.TimeLimit > 0 && c.Data.MaxImages == 0 {
+		if t, err = t.limitImages(ctx, o); err != nil {
+			return nil, nil, err
+		}
+		choices.MaxImages = t.config.Data.MaxImages
+		c.Data.MaxImages = choices.MaxImages
+	}
+	native := t
 	if c.Model.ImageSize == 0 && o.Probe {
 		if t, err = t.chooseSize(ctx, o, choices, report); err != nil {
 			return nil, nil, err
@@ -131,6 +143,43 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	}
 	return t, choices, nil
 }
+
+// limitImages returns a task with fewer images of each split if one pass over all images would take
+// more than half of the time limit: the linear probe needs a pass over the training and validation
+// images, and the test one over the test images. A training within the other half cannot see more
+// images than such a task has.
+func (t *Task) limitImages(ctx context.Context, o *run.TuneOptions) (*Task, error) {
+	if err := t.measureForward(ctx); err != nil {
+		return nil, err
+	}
+	left := o.TimeLimit - time.Since(o.Began).Seconds() - reserve(o.TimeLimit)
+	sizes := []int{len(t.data.Train), len(t.data.Val), len(t.data.Test)}
+	fits := func(n int) bool {
+		images := 0
+		for _, size := range sizes {
+			images += min(size, n)
+		}
+		return t.forward.Seconds()*float64(images) <= left/2
+	}
+	most := slices.Max(sizes)
+	n := max(leastImages, len(t.data.Classes), sort.Search(most, func(n int) bool { return !fits(n + 1) }))
+	if n >= most {
+		return t, nil
+	}
+	data, err := t.data.Limit(n, t.config.Data.SplitSeed)
+	if err != nil {
+		return nil, err
+	}
+	next, err := t.with(t.model, data, t.config.Data.Images)
+	if err != nil {
+		return nil, err
+	}
+	next.forward, next.config.Data.MaxImages = t.forward, n
+	return next, nil
+}
+
+// leastImages is the number of images of a split below which limitImages does not go.
+const leastImages = 1000
 
 // chooseWithin chooses the options of the trainings, and returns a task with the image size for
 // them. If a time limit leaves too few steps, it chooses smaller images, but none that lose detail.
@@ -299,7 +348,7 @@ func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *C
 		if err != nil {
 			return nil, err
 		}
-		at, err := t.with(t.model, images)
+		at, err := t.with(t.model, t.data, images)
 		if err != nil {
 			return nil, err
 		}
@@ -389,7 +438,7 @@ func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choi
 	}
 	for _, size := range sizes {
 		at := tasks[size]
-		in, val, err := at.features(ctx, func(e progress.Event) {
+		in, val, err := at.features(ctx, time.Time{}, func(e progress.Event) {
 			e.Item = fmt.Sprintf("at %d px", size)
 			report.Report(e)
 		})
@@ -432,12 +481,12 @@ func (t *Task) atSize(ctx context.Context, size int) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.with(m, t.config.Data.Images)
+	return t.with(m, t.data, t.config.Data.Images)
 }
 
-// with returns a task that differs from t in its backbone and its image options.
-func (t *Task) with(m *backbone.Model, images run.ImageOptions) (*Task, error) {
-	next, err := New(m, t.data, WithImages(images), WithCompute(t.config.Compute), WithBackend(t.be), WithObjective(t.objective))
+// with returns a task that differs from t in its backbone, its data set and its image options.
+func (t *Task) with(m *backbone.Model, data *dataset.Dataset, images run.ImageOptions) (*Task, error) {
+	next, err := New(m, data, WithImages(images), WithCompute(t.config.Compute), WithBackend(t.be), WithObjective(t.objective))
 	if err != nil {
 		return nil, err
 	}

@@ -176,7 +176,11 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		return nil, err
 	}
 	if r.o.Probe {
-		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train.Select, r.report); err != nil {
+		var until time.Time
+		if !r.deadline.IsZero() {
+			until = r.deadline.Add(-r.testTime())
+		}
+		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train.Select, until, r.report); err != nil {
 			return nil, err
 		}
 	}
