@@ -473,15 +473,27 @@ func (t *Task) atSizes(ctx context.Context, sizes []int) (fit []int, tasks map[i
 	return fit, tasks
 }
 
-// atSize returns a task with the same backbone at another image size.
+// atSize returns a task with the same backbone at another image size. Calls with the same size
+// return the same task, so a sweep computes the features for its probes once.
 func (t *Task) atSize(ctx context.Context, size int) (*Task, error) {
+	if at := t.sizes[size]; at != nil {
+		return at, nil
+	}
 	c := t.config.Model
 	c.ImageSize = size
 	m, _, err := c.Open(ctx, len(t.data.Classes), nil)
 	if err != nil {
 		return nil, err
 	}
-	return t.with(m, t.data, t.config.Data.Images)
+	at, err := t.with(m, t.data, t.config.Data.Images)
+	if err != nil {
+		return nil, err
+	}
+	if t.sizes == nil {
+		t.sizes = map[int]*Task{}
+	}
+	t.sizes[size] = at
+	return at, nil
 }
 
 // with returns a task that differs from t in its backbone, its data set and its image options.
