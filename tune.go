@@ -46,6 +46,7 @@ var DefaultBudget = plan.MustParseBudget("0.5%")
 // dir with other options, are a [*run.OptionError].
 func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report progress.Func) (*run.Result, error) {
 	began := o.Began
+	o.Began = time.Time{} // a resumed run has another one
 	o, err := t.Effective(o)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/internal/yamlfile"
@@ -248,6 +249,7 @@ func (m *maker) configure(ctx context.Context, nodes []*yamlfile.Node, validate 
 		if _, _, err := at.task.Prepare(ctx, &chosen, m.report); err != nil {
 			return Config{}, err
 		}
+		chosen.Tune.Began = time.Time{}
 		c.Tune, model.ImageSize, data.Images = chosen.Tune, chosen.Model.ImageSize, chosen.Data.Images
 	}
 	if c.Tune, err = at.task.Effective(c.Tune); err != nil {
