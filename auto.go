@@ -111,12 +111,11 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 		o.Began = time.Now()
 	}
 	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
-	if o.TimeLimit > 0 && c.Data.MaxImages == 0 {
-		if t, err = t.limitImages(ctx, o); err != nil {
+	whole, limits := t, o.TimeLimit > 0 && c.Data.MaxImages == 0
+	if limits {
+		if t, err = whole.limitImages(ctx, o, usualShare, usualImages); err != nil {
 			return nil, nil, err
 		}
-		choices.MaxImages = t.config.Data.MaxImages
-		c.Data.MaxImages = choices.MaxImages
 	}
 	native := t
 	if c.Model.ImageSize == 0 && o.Probe {
@@ -127,8 +126,18 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
 		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
 	}
-	if t, err = t.chooseWithin(ctx, native, c.Model.ImageSize == 0, o, choices, report); err != nil {
+	t, err = t.chooseWithin(ctx, native, c.Model.ImageSize == 0, o, choices, report)
+	if limits && tooShort(err) {
+		if t, err = whole.limitImages(ctx, o, lastShare, lastImages); err == nil {
+			t, err = t.chooseWithin(ctx, t, c.Model.ImageSize == 0, o, choices, report)
+		}
+	}
+	if err != nil {
 		return nil, nil, err
+	}
+	if limits {
+		choices.MaxImages = t.config.Data.MaxImages
+		c.Data.MaxImages = choices.MaxImages
 	}
 	choices.ImageSize = t.model.Config.ImageSize
 	if c.Model.Path != embedded.Name {
@@ -144,11 +153,10 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	return t, choices, nil
 }
 
-// limitImages returns a task with fewer images of each split if one pass over all images would take
-// more than half of the time limit: the linear probe needs a pass over the training and validation
-// images, and the test one over the test images. A training within the other half cannot see more
-// images than such a task has.
-func (t *Task) limitImages(ctx context.Context, o *run.TuneOptions) (*Task, error) {
+// limitImages returns a task with fewer images of each split, but at least the given number, if one
+// pass over all images would take more than a share of the time that is left. The linear probe
+// needs a pass over the training and validation images, and the test one over the test images.
+func (t *Task) limitImages(ctx context.Context, o *run.TuneOptions, share float64, least int) (*Task, error) {
 	if err := t.measureForward(ctx); err != nil {
 		return nil, err
 	}
@@ -159,10 +167,10 @@ func (t *Task) limitImages(ctx context.Context, o *run.TuneOptions) (*Task, erro
 		for _, size := range sizes {
 			images += min(size, n)
 		}
-		return t.forward.Seconds()*float64(images) <= left/2
+		return t.forward.Seconds()*float64(images) <= left*share
 	}
 	most := slices.Max(sizes)
-	n := max(leastImages, len(t.data.Classes), sort.Search(most, func(n int) bool { return !fits(n + 1) }))
+	n := max(least, len(t.data.Classes), sort.Search(most, func(n int) bool { return !fits(n + 1) }))
 	if n >= most {
 		return t, nil
 	}
@@ -178,8 +186,13 @@ func (t *Task) limitImages(ctx context.Context, o *run.TuneOptions) (*Task, erro
 	return next, nil
 }
 
-// leastImages is the number of images of a split below which limitImages does not go.
-const leastImages = 1000
+// The arguments of limitImages. Usually a pass may take half of the time: a training within the
+// other half cannot see more images. But a thousand images are worth a pass on smaller ones. If not
+// even a probe fits then, the run reads as few images as fit.
+const (
+	usualShare, usualImages = 0.5, 1000
+	lastShare, lastImages   = 0.75, 50
+)
 
 // chooseWithin chooses the options of the trainings, and returns a task with the image size for
 // them. If a time limit leaves too few steps, it chooses smaller images, but none that lose detail.

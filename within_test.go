@@ -99,13 +99,48 @@ func TestLimitImages(t *testing.T) {
 			t.Fatal(err)
 		}
 		task.forward = time.Second
-		at, err := task.limitImages(t.Context(), &run.TuneOptions{TimeLimit: limit.seconds, Began: time.Now()})
+		at, err := task.limitImages(t.Context(), &run.TuneOptions{TimeLimit: limit.seconds, Began: time.Now()}, usualShare, usualImages)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if d := at.Data(); len(d.Train) != limit.train || len(d.Val) != limit.val || len(d.Test) != limit.test {
 			t.Errorf("%g s: %d training, %d validation and %d test images, expected %d, %d, %d", limit.seconds, len(d.Train), len(d.Val), len(d.Test), limit.train, limit.val, limit.test)
 		}
+	}
+}
+
+// TestLastImages checks that a run with too little time for a thousand images probes fewer.
+func TestLastImages(t *testing.T) {
+	c := backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(3000, 16, 0), colours.Samples(900, 16, 7), colours.Samples(1500, 16, 13))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := New(colours.Model(c), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := method.Lookup(method.SPTLoRA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task.forward = time.Second
+	config := run.Config{Tune: run.RecipeOptions(row, run.RecipeAuto)}
+	config.Tune.TimeLimit = 1000
+	at, choices, err := task.Prepare(t.Context(), &config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(at.Data().Train); n != choices.MaxImages || n != config.Data.MaxImages || n < 200 || n > 1000/3 {
+		t.Errorf("%d training images, limits %d and %d", n, choices.MaxImages, config.Data.MaxImages)
+	}
+	if config.Tune.Method != method.Linear || choices.Tuning != row.Method {
+		t.Errorf("method %s instead of %s", config.Tune.Method, choices.Tuning)
+	}
+	config.Tune.TimeLimit, config.Data.MaxImages = 100, 0
+	if _, _, err := task.Prepare(t.Context(), &config, nil); !tooShort(err) {
+		t.Errorf("100 s: error %v", err)
 	}
 }
 
