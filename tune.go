@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"reflect"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -465,11 +467,7 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 		metrics["val_accuracy"] = *result.Val
 	}
 	if len(r.data.Test) > 0 {
-		predictions, sink := r.predictions(r.data.Test)
-		e, err := evaluate(sink, func(e progress.Event) {
-			e.Stage = progress.Test
-			r.report.Report(e)
-		})
+		e, predictions, err := r.test(ctx, trained, evaluate)
 		if err != nil {
 			return err
 		}
@@ -486,6 +484,34 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 	d := r.Delta(result.Method, trained, p, metrics)
 	d.Temperature = result.Temperature
 	return d.Save(string(r.folder))
+}
+
+// test evaluates the test images. all evaluates all of them. If there may be too little time for
+// them, test takes them in random order and stops when the time is over.
+func (r *runner) test(ctx context.Context, trained *Trained, all func(train.Sink, progress.Func) (objective.Evaluation, error)) (objective.Evaluation, *evaluate.Predictions, error) {
+	report := func(e progress.Event) {
+		e.Stage = progress.Test
+		r.report.Report(e)
+	}
+	if r.deadline.IsZero() || time.Until(r.deadline) > 2*r.testTime() {
+		predictions, sink := r.predictions(r.data.Test)
+		e, err := all(sink, report)
+		return e, predictions, err
+	}
+	samples := slices.Clone(r.data.Test)
+	rand.New(rand.NewPCG(0, 0)).Shuffle(len(samples), func(i, j int) { samples[i], samples[j] = samples[j], samples[i] })
+	predictions, sink := r.predictions(samples)
+	over := errors.New("the time is over")
+	e, err := r.evaluate(ctx, trained, samples, func(logits []float32, targets []int32) error {
+		if err := sink(logits, targets); err != nil || time.Now().Before(r.deadline) {
+			return err
+		}
+		return over
+	}, report)
+	if errors.Is(err, over) {
+		err = nil // e covers the images before
+	}
+	return e, predictions, err
 }
 
 // compareProbe adds the linear probe to the result. It tests the probe if the probe is not the

@@ -166,7 +166,7 @@ func TestFeaturesUntil(t *testing.T) {
 	if err != nil || part.Len() != featureChunk {
 		t.Fatalf("%d training images, expected %d (%v)", part.Len(), featureChunk, err)
 	}
-	if !slices.Equal(same.Labels, val.Labels) || !close(same.Values, val.Values) {
+	if !slices.Equal(same.Labels, val.Labels) || !within(same.Values, val.Values) {
 		t.Error("other validation images")
 	}
 	counts := make([]int, 3)
@@ -175,7 +175,7 @@ func TestFeaturesUntil(t *testing.T) {
 		row := part.Values[i*part.Width : (i+1)*part.Width]
 		found := false
 		for k := range in.Labels {
-			found = found || in.Labels[k] == label && close(in.Values[k*in.Width:(k+1)*in.Width], row)
+			found = found || in.Labels[k] == label && within(in.Values[k*in.Width:(k+1)*in.Width], row)
 		}
 		if !found {
 			t.Fatalf("row %d is not that of a training image", i)
@@ -186,8 +186,51 @@ func TestFeaturesUntil(t *testing.T) {
 	}
 }
 
-// close reports whether the values are equal within rounding.
-func close(a, b []float32) bool {
+// TestTestWithin checks that a test whose time is over covers the images before, in random order.
+func TestTestWithin(t *testing.T) {
+	c := backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
+	samples := colours.Samples(300, 16, 7)
+	slices.SortFunc(samples, func(a, b dataset.Sample) int { return a.Target.Stratum() - b.Target.Stratum() })
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(60, 16, 0), nil, samples)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := New(colours.Model(c), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fitted, err := task.probe(t.Context(), run.Folder(t.TempDir()), "", time.Time{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, _, err := task.Evaluate(t.Context(), fitted.trained, "test", samples, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task.forward = time.Hour
+	for deadline, want := range map[time.Time]int{time.Now(): 64, time.Now().Add(time.Hour): 300} {
+		r := &runner{Task: task, deadline: deadline}
+		e, predictions, err := r.test(t.Context(), fitted.trained, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Images != want || predictions.Len() != want {
+			t.Errorf("tested %d images, predicted %d, expected %d", e.Images, predictions.Len(), want)
+		}
+		if want == 300 && e.Accuracy != whole.Accuracy {
+			t.Errorf("accuracy %v, expected %v", e.Accuracy, whole.Accuracy)
+		}
+		for class, count := range e.Classes {
+			if count.Images < want/5 {
+				t.Errorf("%d of %d images of class %d: the order is not random", count.Images, want, class)
+			}
+		}
+	}
+}
+
+// within reports whether the values are equal within rounding.
+func within(a, b []float32) bool {
 	for i := range a {
 		if math.Abs(float64(a[i]-b[i])) > 1e-4 {
 			return false

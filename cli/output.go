@@ -386,6 +386,9 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 			f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
 		}
 	}
+	if left := len(task.Data().Test); r.Test != nil && r.Test.Images < left {
+		f.add("note", "the time was over after %d of %s, which were in random order", r.Test.Images, wording.Plural(left, "test image"))
+	}
 	f.addProbe(r)
 	if r.Test != nil && r.Test.Images < fewTests {
 		f.add("note", "%s tell little, so the interval is wide; give a larger --test-fraction", wording.Plural(r.Test.Images, "test image"))

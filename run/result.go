@@ -91,7 +91,7 @@ type Result struct {
 	// all stages it is the accuracy of the chosen candidate. It is nil if the run did not validate.
 	Val *float64 `json:"val_accuracy,omitempty"`
 	// Test is the evaluation of the final training on the test split. It is nil if the run did not
-	// test.
+	// test. If a time limit was over during the test, it covers the images before, in random order.
 	Test *objective.Evaluation `json:"test,omitempty"`
 	// Metrics holds the metrics of the test images or, if the run did not test, of the validation
 	// images. MetricsOf is the name of this split, "test" or "val". Metrics is nil without such
