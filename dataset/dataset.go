@@ -27,9 +27,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 )
 
 // Dataset is an image data set in three splits: training, validation and test. [Open] and [New]
@@ -236,10 +234,8 @@ func (d *Dataset) Fingerprint() string {
 	for _, split := range d.splits() {
 		for _, s := range *split.samples {
 			size := int64(0)
-			if s.stored == nil {
-				if stat, err := os.Stat(s.Path); err == nil {
-					size = stat.Size()
-				}
+			if s.Image == nil {
+				size = max(size, s.source().size())
 			}
 			fmt.Fprintf(h, "%q %s %q %d\n", relative(d.Root, s.Path), s.Target, s.Where, size)
 		}
@@ -254,10 +250,7 @@ func (d *Dataset) Files() (paths []string) {
 	seen := map[string]bool{}
 	for _, split := range d.splits() {
 		for _, s := range *split.samples {
-			path := s.Path
-			if s.stored != nil {
-				path, _, _ = strings.Cut(path, "#")
-			}
+			path := s.source().file()
 			if path != "" && !seen[path] {
 				seen[path] = true
 				paths = append(paths, path)
