@@ -131,6 +131,16 @@ const maxDeflate = 1032
 // contents returns the contents of a file in the container. It returns an error if they have more
 // than limit bytes.
 func (c *container) contents(m *member, limit int64) (data []byte, err error) {
+	f, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return c.contentsOf(f, m, limit)
+}
+
+// contentsOf is contents for the open container f.
+func (c *container) contentsOf(f io.ReaderAt, m *member, limit int64) (data []byte, err error) {
 	switch {
 	case m.size > limit:
 		return nil, fmt.Errorf("it has %d bytes, more than the limit of %d bytes", m.size, limit)
@@ -139,11 +149,6 @@ func (c *container) contents(m *member, limit int64) (data []byte, err error) {
 	case m.method == methodDeflate && m.size/maxDeflate > m.packed:
 		return nil, fmt.Errorf("the archive states %d bytes that are compressed to %d bytes, which is not possible: the archive is damaged", m.size, m.packed)
 	}
-	f, err := c.open()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	data = make([]byte, m.size)
 	if m.method == methodStore {
 		_, err = f.ReadAt(data, m.offset)

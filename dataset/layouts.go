@@ -53,8 +53,11 @@ type layout struct {
 	classFolders bool
 }
 
-// layoutParquet is the name of the layout of parquet files.
-const layoutParquet = "parquet"
+// The names of layouts that are chosen without recognition.
+const (
+	layoutParquet    = "parquet"
+	layoutWebDataset = "webdataset"
+)
 
 // layouts returns the table of layouts, in the order in which they are recognised. To add a layout:
 //  1. Write the read function in a new file. It returns the class names and a list of samples for
@@ -108,7 +111,7 @@ func layouts() []layout {
 			paths:       true,
 		},
 		{
-			name:        "webdataset",
+			name:        layoutWebDataset,
 			description: "WebDataset shards: .tar files that hold each image and its label under one name",
 			signs:       "*" + shardName + " with labels beside the images",
 			recognise:   recogniseWebDataset,
@@ -178,7 +181,10 @@ func chooseLayout(ctx context.Context, src source) (layout, error) {
 		return layout{}, err
 	}
 	if src.given != nil && src.Layout == "" {
-		src.Layout = "webdataset"
+		src.Layout = layoutWebDataset
+	}
+	if src.given != nil && src.Layout != layoutWebDataset {
+		return layout{}, fmt.Errorf("a pattern of archives has the layout %s, and not %s: leave the layout out, or give one archive", layoutWebDataset, src.Layout)
 	}
 	if src.file == "" && src.Layout == "" {
 		return recogniseLayout(ctx, src)
