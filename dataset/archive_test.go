@@ -463,3 +463,35 @@ func FuzzArchive(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkSources reads the same images from files, archives, shards and parquet files, one after
+// the other, without and with decoding. The images are small, so the times of read are those of
+// finding an image.
+func BenchmarkSources(b *testing.B) {
+	b.Setenv("XDG_CACHE_HOME", b.TempDir())
+	for _, name := range []string{"folder", "gnu.tar", "gnu.tar.gz", "stored.zip", "infozip.zip", "shards", "hub"} {
+		d, err := Open(b.Context(), filepath.Join(archiveData, name), OpenOptions{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, work := range []struct {
+			name string
+			do   func(Sample) error
+		}{
+			{"read", func(s Sample) error { _, err := s.source().encoded(); return err }},
+			{"decode", func(s Sample) error { _, _, err := s.read(); return err }},
+		} {
+			b.Run(name+"/"+work.name, func(b *testing.B) {
+				b.ReportAllocs()
+				images := 0
+				for b.Loop() {
+					if err := work.do(d.Train[images%len(d.Train)]); err != nil {
+						b.Fatal(err)
+					}
+					images++
+				}
+				b.ReportMetric(float64(images)/b.Elapsed().Seconds(), "images/s")
+			})
+		}
+	}
+}

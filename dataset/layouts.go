@@ -62,7 +62,8 @@ const (
 // layouts returns the table of layouts, in the order in which they are recognised. To add a layout:
 //  1. Write the read function in a new file. It returns the class names and a list of samples for
 //     each split. The list is nil for a split that the data set does not have. A sample has a
-//     Target and a Path. If the image lies inside another file, set Sample.stored too.
+//     Target and a Path. If the image lies inside another file, set Sample.stored too. Read lists
+//     through src.at, so that the layout works in archives.
 //  2. Add a row to the table below.
 //  3. Test the layout in a new file.
 //  4. Describe the layout in docs/layouts.md.

@@ -11,7 +11,8 @@ import (
 
 // TestChooseShards uses the layouts of repositories of data sets on the Hub.
 func TestChooseShards(t *testing.T) {
-	real, err := os.ReadFile(filepath.Join(archiveData, "hub", "README.md")) // as push_to_hub writes it
+	// as push_to_hub writes it
+	real, err := os.ReadFile(filepath.Join(archiveData, "hub", "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

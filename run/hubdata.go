@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/internal/regularfile"
 	"github.com/sptune/spt/progress"
 )
 
@@ -30,8 +30,11 @@ func AbsoluteData(name string) (string, error) {
 	return filepath.Abs(name)
 }
 
-// readmeFile is the name of the card of a data set on the Hub.
-const readmeFile = "README.md"
+// readmeFile is the name of the card of a data set on the Hub. maxCard limits its size in bytes.
+const (
+	readmeFile = "README.md"
+	maxCard    = 64 << 20
+)
 
 // openHub opens the data set that c.Path names on the Hugging Face Hub. It downloads the parquet
 // files of the configuration and of the splits that are read, unless the cache has them, and sets
@@ -101,7 +104,7 @@ func chooseShards(ctx context.Context, client *hub.Client, r hub.DatasetReferenc
 		if err != nil {
 			return nil, dataset.Shards{}, err
 		}
-		if card, err = os.ReadFile(filepath.Join(root, readmeFile)); err != nil {
+		if card, err = regularfile.Read(filepath.Join(root, readmeFile), maxCard); err != nil {
 			return nil, dataset.Shards{}, err
 		}
 	}
