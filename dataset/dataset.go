@@ -4,9 +4,9 @@
 //
 //  1. [Open] opens a data set on disk and returns a [Dataset]: the class names, and the samples of
 //     the training, validation and test splits. Open recognises the layout, such as class folders,
-//     VTAB-1k lists or Hugging Face parquet files ([DescribeLayouts] lists them all), in a folder or
-//     in an archive. It checks the lists and makes the splits that are missing. [OpenShards] opens
-//     known parquet files, and [New] makes a Dataset of images in memory.
+//     VTAB-1k lists or Hugging Face parquet files ([DescribeLayouts] lists them all), in a folder
+//     or in an archive. It checks the lists and makes the splits that are missing. [OpenShards]
+//     opens known parquet files, and [New] makes a Dataset of images in memory.
 //  2. [Dataset.CheckImages] decodes every image once and finds the broken images.
 //     [Dataset.Verify] also finds duplicate images. Both steps are optional.
 //  3. [NewLoader] returns a [Loader] for the samples of one split. [Loader.Batches] yields
