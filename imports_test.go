@@ -42,7 +42,7 @@ var imports = []struct {
 	{"internal/hub", []string{"internal/portablename", "internal/regularfile", "progress", "internal/atomicfile", "internal/jsonfile"}},
 	{"internal/pickle", nil},
 	{"checkpoint", []string{"internal/regularfile", "internal/atomicfile", "internal/pickle"}},
-	{"dataset", []string{"internal/regularfile", "progress", "internal/jpeg", "internal/option"}},
+	{"dataset", []string{"internal/regularfile", "internal/atomicfile", "progress", "internal/jpeg", "internal/option"}},
 	{"backend/cpu", []string{"internal/kernel/...", "internal/workers"}},
 	{"probe", []string{"internal/kernel/...", "internal/workers"}},
 	{"export/onnx", []string{"internal/atomicfile", "internal/kernel/...", "internal/regularfile"}},

@@ -104,7 +104,7 @@ func (c *Classifier) Close() { c.predictor.Close() }
 
 // Prediction holds the most probable classes of one image.
 type Prediction struct {
-	Path string        // path of the image file
+	Path string        // path of the image, as in dataset.Sample.Path
 	Top  []Probability // largest logit first; classes with equal logits in the order of their index
 	Err  error         // why the image could not be read, with Top empty; nil: the image was read
 }
@@ -122,13 +122,23 @@ type Probability struct {
 // continues. Any other error, such as the error of a cancelled ctx or a logit that is not finite,
 // ends the sequence. topK must be at least 1; there may be fewer classes.
 func (c *Classifier) Predict(ctx context.Context, files []string, topK int) iter.Seq2[Prediction, error] {
+	samples := make([]dataset.Sample, len(files))
+	for i, path := range files {
+		samples[i].Path = path
+	}
+	return c.PredictSamples(ctx, samples, topK)
+}
+
+// PredictSamples is [Classifier.Predict] for samples, whose images may be in archives; their
+// targets are not used.
+func (c *Classifier) PredictSamples(ctx context.Context, samples []dataset.Sample, topK int) iter.Seq2[Prediction, error] {
 	const batchSize = 32
 	return func(yield func(Prediction, error) bool) {
 		if err := c.checkOptions(topK); err != nil {
 			yield(Prediction{}, fmt.Errorf("predicting: %w", err))
 			return
 		}
-		for batch := range slices.Chunk(files, batchSize) {
+		for batch := range slices.Chunk(samples, batchSize) {
 			predictions, err := c.batch(ctx, batch, topK)
 			if err != nil {
 				yield(Prediction{}, fmt.Errorf("predicting: %w", err))
@@ -154,21 +164,17 @@ func (c *Classifier) checkOptions(topK int) error {
 	return nil
 }
 
-// batch predicts the classes of one mini-batch of image files.
-func (c *Classifier) batch(ctx context.Context, files []string, topK int) ([]Prediction, error) {
-	out := make([]Prediction, len(files))
-	samples := make([]dataset.Sample, len(files))
-	for i, path := range files {
-		samples[i].Path = path
-	}
+// batch predicts the classes of one mini-batch of images.
+func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK int) ([]Prediction, error) {
+	out := make([]Prediction, len(samples))
 	pixels, errs := readImages(c.Transform, samples)
 	var good []int
 	var read []string
 	var flat []uint8
-	for i, path := range files {
-		out[i] = Prediction{Path: path, Err: errs[i]}
+	for i, s := range samples {
+		out[i] = Prediction{Path: s.Path, Err: errs[i]}
 		if errs[i] == nil {
-			good, read = append(good, i), append(read, path)
+			good, read = append(good, i), append(read, s.Path)
 			flat = append(flat, pixels[i]...)
 		}
 	}

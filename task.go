@@ -156,7 +156,7 @@ func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, erro
 	if err != nil {
 		return nil, &run.OptionError{Option: "objective", Err: err}
 	}
-	data, err := c.Data.Open(ctx)
+	data, err := c.Data.Open(ctx, report)
 	if err != nil {
 		return nil, err
 	}

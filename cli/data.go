@@ -39,8 +39,8 @@ func verifyCommand(a *app) *cobra.Command {
 	c := &o.config.Data
 	cmd := &cobra.Command{
 		Annotations: under("data"),
-		Use:         "verify DIR [flags]", Short: "Read every image and print the problems of a data set",
-		Long: `Opens a data set as 'spt tune' does and decodes every image. The command prints the number
+		Use:         "verify DATA [flags]", Short: "Read every image and print the problems of a data set",
+		Long: `Opens a data set, which is a folder, an archive, a list of images or hf-dataset:OWNER/NAME, as 'spt tune' does and decodes every image. The command prints the number
 of images in each split, with --per-class also in each class. It lists classes without
 training images, images that are missing or broken, files in class folders that are not
 images, and equal images: images with different names and the same bytes or the same pixels.
@@ -58,15 +58,15 @@ The layouts of data sets:
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		c.Path, c.SkipBadImages, c.NoTrain = args[0], true, true
-		d, err := c.Open(ctx)
+		p := a.reporter()
+		defer p.close()
+		d, err := c.Open(ctx, p.event)
 		if err != nil {
 			return err
 		}
 		f := facts{{"data", describeData(d)}}
 		f.addNotes(d.Notes)
 		fmt.Fprint(a.notes(), f)
-		p := a.reporter()
-		defer p.close()
 		v, err := d.Verify(ctx, 0, p.event)
 		if err != nil {
 			return err

@@ -69,12 +69,14 @@ on the same images and compares the two image by image.`,
 			}
 		}
 		data.NoTrain = true
-		d, err := data.Open(ctx)
+		fetched := a.reporter()
+		defer fetched.close()
+		d, err := data.Open(ctx, fetched.event)
 		split, whole := o.split, false
 		if err == nil && d.Unsplit && !splitsChosen(cmd) && !ofRun(t, data, d) {
 			split, whole = "all", true
 			data.ValFraction, data.TestFraction = -1, -1
-			d, err = data.Open(ctx)
+			d, err = data.Open(ctx, fetched.event)
 		}
 		if err != nil {
 			switch moved := t.run != nil && data.Path != t.run.Data.Path; {
@@ -269,7 +271,7 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 		data.Classes = 0 // the numbers of images may differ
 	}
 	if elsewhere { // the place of the images of another table is another one
-		data.ImageRoot, data.ImageSuffix = "", ""
+		data.ImageRoot, data.ImageSuffix, data.Commit = "", "", ""
 	}
 	err := setAgain(cmd, before, func(f flagRow) bool { return f.local || elsewhere && f.group == dataGroup })
 	if err != nil || elsewhere {

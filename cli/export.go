@@ -58,12 +58,12 @@ Formats:
 		if err := export.Check(c, o.formats, out, options); err != nil {
 			return err
 		}
-		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, t.probeData(o.config.Data))
+		p := a.reporter()
+		defer p.close()
+		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, t.probeData(o.config.Data), p.event)
 		if err != nil {
 			return err
 		}
-		p := a.reporter()
-		defer p.close()
 		options.Probes, options.Progress = probes, p.event
 		exported, err := export.Write(ctx, c, o.formats, out, options)
 		p.close()

@@ -102,14 +102,15 @@ func flagTable() []flagRow {
 
 		// The data set.
 		{name: "data", on: "tune score train eval", group: dataGroup, common: true,
-			help: "the data set: a folder of class folders, VTAB-1k lists, FGVC JSON files, parquet files or tables; " +
-				"or one parquet file, table or few-shot list",
-			kind: "DIR", file: imageFolder,
-			field: func(o *options) any { return (*pathValue)(&o.config.Data.Path) }},
+			help: "the data set: a folder of class folders, VTAB-1k lists, FGVC JSON files, parquet files, tables or shards; " +
+				"an archive (" + or(dataset.ArchiveNames()) + "); one parquet file, table or few-shot list; or " +
+				"hf-dataset:OWNER/NAME[/CONFIG][@REVISION] for a data set of the Hugging Face Hub",
+			kind: "DATA", file: imageFolder,
+			field: func(o *options) any { return (*dataValue)(&o.config.Data.Path) }},
 		{name: "data", on: "merge export", group: dataGroup, common: true,
 			help: fmt.Sprintf("a data set; the command compares the logits of %d of its images too", dataProbes),
 			kind: "DIR", file: imageFolder,
-			field: func(o *options) any { return (*pathValue)(&o.config.Data.Path) }},
+			field: func(o *options) any { return (*dataValue)(&o.config.Data.Path) }},
 		{name: "probe", on: "merge export", group: dataGroup, common: true,
 			help: "a folder of images; the command compares their logits too",
 			kind: "DIR", file: imageFolder,

@@ -28,7 +28,7 @@ type imageList struct {
 	stdin  io.Reader
 	column string // the column of images in tables; "" means a column with a usual name
 
-	files    []string                   // paths of the images
+	samples  []dataset.Sample           // the images
 	unusable []spt.Prediction           // paths that lead to no image, with the reasons
 	leftOut  []dataset.UnsupportedImage // files in folders, in formats that are not supported
 	ignored  []ignoredFiles             // other files in folders
@@ -104,8 +104,8 @@ func (l *imageList) addLines(ctx context.Context) error {
 // url matches the beginning of a URL.
 var url = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:/`)
 
-// addPath adds the images at one path: an image, a folder or a table. The only error that it
-// returns is that of a cancelled ctx.
+// addPath adds the images at one path: an image, a folder, an archive or a table. The only error
+// that it returns is that of a cancelled ctx.
 func (l *imageList) addPath(ctx context.Context, path string) error {
 	_, missing := os.Stat(path)
 	switch {
@@ -118,14 +118,16 @@ func (l *imageList) addPath(ctx context.Context, path string) error {
 		if err != nil {
 			l.refuse(path, err)
 		}
-		l.files = append(l.files, images...)
+		for _, image := range images {
+			l.samples = append(l.samples, dataset.Sample{Path: image})
+		}
 		l.tables = append(l.tables, path)
 	default:
 		found, err := dataset.FindImages(ctx, path)
 		if err != nil {
 			l.refuse(path, err)
 		}
-		l.files = append(l.files, found.Images...)
+		l.samples = append(l.samples, found.Images...)
 		l.leftOut = append(l.leftOut, found.Unsupported...)
 		if len(found.Ignored) > 0 {
 			l.ignored = append(l.ignored, ignoredFiles{path, found.Ignored})
@@ -140,7 +142,7 @@ func (l *imageList) refuse(path string, err error) {
 }
 
 // len returns the number of images, with the paths that lead to no image.
-func (l *imageList) len() int { return len(l.files) + len(l.unusable) }
+func (l *imageList) len() int { return len(l.samples) + len(l.unusable) }
 
 // leftOutImage is an image in a format that is not supported, in a JSON document.
 type leftOutImage struct {

@@ -282,7 +282,10 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 	if c.Data.Task != "" {
 		f.add("task", "%s", printable(c.Data.Task))
 	}
-	f.add("data", "%s (%s), %d classes; images: %d train, %d val, %d test; splits: %s", printable(c.Data.Path), printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
+	if commit = ""; c.Data.Commit != "" {
+		commit = ", commit " + printable(c.Data.Commit)
+	}
+	f.add("data", "%s%s (%s), %d classes; images: %d train, %d val, %d test; splits: %s", printable(c.Data.Path), commit, printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
 	f.addObjective(c.Objective)
 	f.add("method", "%s", printable(chosen))
 	if c.Tune.ValidationOnly {

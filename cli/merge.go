@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
 
@@ -55,7 +56,9 @@ the backbone can express: ` + comma(unmergeable()) + `.`,
 		if err := t.trained.Tuning.Mergeable(); err != nil {
 			return &run.InputError{Err: err}
 		}
-		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, t.probeData(o.config.Data))
+		p := a.reporter()
+		defer p.close()
+		probes, unreadable, err := mergeProbes(ctx, t.transform, o.probe, t.probeData(o.config.Data), p.event)
 		if err != nil {
 			return err
 		}
@@ -139,7 +142,7 @@ func (t *tuned) probeData(data run.DataConfig) run.DataConfig {
 // images, the images of the folder probe, and images of the data set, spread evenly over it. probe
 // and data.Path may be empty. unreadable holds an error for each image that cannot be read, and for
 // the files of probe that are left out.
-func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig) (pixels []uint8, unreadable []error, err error) {
+func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data run.DataConfig, report progress.Func) (pixels []uint8, unreadable []error, err error) {
 	var samples []dataset.Sample
 	var left []error
 	if probe != "" {
@@ -147,9 +150,7 @@ func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data ru
 		if err != nil {
 			return nil, nil, &run.InputError{Err: err}
 		}
-		for _, path := range found.Images {
-			samples = append(samples, dataset.Sample{Path: path})
-		}
+		samples = found.Images
 		for _, image := range found.Unsupported {
 			left = append(left, fmt.Errorf("image %s: %s", image.Path, unsupported(image)))
 		}
@@ -158,7 +159,7 @@ func mergeProbes(ctx context.Context, t dataset.Transform, probe string, data ru
 		}
 	}
 	if data.Path != "" {
-		d, err := data.Open(ctx)
+		d, err := data.Open(ctx, report)
 		if err != nil {
 			return nil, nil, err
 		}

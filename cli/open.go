@@ -50,8 +50,8 @@ func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir 
 	if path, ok := before["model"]; ok {
 		loaded.Model.Path = path
 	}
-	if path, ok := before["data"]; ok {
-		loaded.Data.Path = path
+	if path, ok := before["data"]; ok && path != loaded.Data.Path {
+		loaded.Data.Path, loaded.Data.Commit = path, ""
 	}
 	if path, ok := before["image-root"]; ok {
 		loaded.Data.ImageRoot = path

@@ -22,8 +22,9 @@ func predictCommand(a *app) *cobra.Command {
 	compute := &o.config.Compute
 	cmd := &cobra.Command{
 		Use: "predict {--delta DIR | --model FILE} PATH... [flags]", Short: "Predict the classes of images",
-		Long: `Predicts the most probable classes of images. PATH is an image, a folder of images, or a table
-(` + or(dataset.TableFormats()) + `) with a column of image paths. If PATH is a dash, one path is read from each line
+		Long: `Predicts the most probable classes of images. PATH is an image, a folder or an archive of images
+(` + or(dataset.ArchiveNames()) + `), or a table (` + or(dataset.TableFormats()) + `)
+with a column of image paths. If PATH is a dash, one path is read from each line
 of standard input. The classifier is a delta on its backbone or, without --delta, a checkpoint
 with its own head. The command prints one line for each image, with --json one JSON object. A
 note lists the files of a folder that are left out. If images cannot be read, the command
@@ -43,7 +44,7 @@ the classes does not change.`,
   spt predict --delta runs/clothing-spt-lora --calibrated --out holiday.csv holiday/
   spt predict --delta runs/clothing-spt-lora - < paths.txt
   spt predict --model merged.safetensors --top-k 1 --json photo.jpg`,
-		Args: arguments(1, -1, "the paths of images, folders or tables"),
+		Args: arguments(1, -1, "the paths of images, folders, archives or tables"),
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
@@ -116,7 +117,7 @@ the classes does not change.`,
 			p.event(progress.Event{Stage: progress.Predict, Done: int64(len(rows)), Total: int64(total)})
 			return nil
 		}
-		for prediction, err := range c.Predict(ctx, images.files, o.topK) {
+		for prediction, err := range c.PredictSamples(ctx, images.samples, o.topK) {
 			if err == nil {
 				err = take(prediction)
 			}

@@ -156,7 +156,9 @@ func (a *app) addImages(ctx context.Context, r *report.Run) error {
 	}
 	config := r.Config.Data
 	config.NoTrain = true
-	d, err := config.Open(ctx)
+	p := a.reporter()
+	defer p.close()
+	d, err := config.Open(ctx, p.event)
 	if err == nil && config.Samples != "" && d.AsOpened().Fingerprint() != config.Samples {
 		err = errors.New("names, labels or sizes of its images differ from those of the run")
 	}

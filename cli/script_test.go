@@ -12,6 +12,7 @@ import (
 	"image/color"
 	"image/png"
 	"io"
+	"io/fs"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -68,6 +69,11 @@ func TestScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The same images in archives of several programs.
+	archives, err := filepath.Abs(filepath.Join("..", "dataset", "testdata", "archives"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	classes, err := filepath.Abs(filepath.Join("testdata", "classes"))
 	if err != nil {
 		t.Fatal(err)
@@ -78,6 +84,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("PUBLISHED", published)
 			e.Setenv("BACKBONES", backbones)
 			e.Setenv("PEFT", adapters)
+			e.Setenv("ARCHIVES", archives)
 			e.Setenv("CLASSES", classes)
 			e.Setenv("CONTAINERS", containers)
 			return nil
@@ -223,15 +230,22 @@ func mkhub(ts *testscript.TestScript, _ bool, args []string) {
 func hubOf(repo, commit, dir string) http.Handler {
 	commit = strings.Repeat(commit, 40)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/api/models/"+repo+"/revision/main" {
+		api := "models/" + repo
+		if strings.HasPrefix(repo, "datasets/") {
+			api = repo
+		}
+		if r.URL.Path == "/api/"+api+"/revision/main" {
 			type file struct {
 				Name string `json:"rfilename"`
 			}
 			var files []file
-			entries, _ := os.ReadDir(dir)
-			for _, e := range entries {
-				files = append(files, file{e.Name()})
-			}
+			_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+				if err == nil && !e.IsDir() {
+					name, _ := filepath.Rel(dir, path)
+					files = append(files, file{filepath.ToSlash(name)})
+				}
+				return err
+			})
 			_ = json.NewEncoder(w).Encode(map[string]any{"sha": commit, "siblings": files})
 			return
 		}

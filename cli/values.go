@@ -176,6 +176,20 @@ func (p *pathValue) Set(text string) error {
 	return err
 }
 
+// dataValue is a data set: a path, as for pathValue, or a reference to the Hugging Face Hub.
+type dataValue string
+
+func (d *dataValue) Type() string   { return "path" }
+func (d *dataValue) String() string { return string(*d) }
+func (d *dataValue) Set(text string) error {
+	if text == "" {
+		return fmt.Errorf("expected a path")
+	}
+	name, err := run.AbsoluteData(text)
+	*d = dataValue(name)
+	return err
+}
+
 // modelValue is a backbone: the path of a checkpoint, the name of a published backbone, a reference
 // to the Hugging Face Hub, or the name of the embedded backbone. Set stores what run.Locate
 // returns.

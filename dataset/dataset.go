@@ -4,8 +4,9 @@
 //
 //  1. [Open] opens a data set on disk and returns a [Dataset]: the class names, and the samples of
 //     the training, validation and test splits. Open recognises the layout, such as class folders,
-//     VTAB-1k lists or Hugging Face parquet files ([DescribeLayouts] lists them all). It checks the
-//     lists and makes the splits that are missing. [New] makes a Dataset of images in memory.
+//     VTAB-1k lists or Hugging Face parquet files ([DescribeLayouts] lists them all), in a folder
+//     or in an archive. It checks the lists and makes the splits that are missing. [OpenShards]
+//     opens known parquet files, and [New] makes a Dataset of images in memory.
 //  2. [Dataset.CheckImages] decodes every image once and finds the broken images.
 //     [Dataset.Verify] also finds duplicate images. Both steps are optional.
 //  3. [NewLoader] returns a [Loader] for the samples of one split. [Loader.Batches] yields
@@ -27,9 +28,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 )
 
 // Dataset is an image data set in three splits: training, validation and test. [Open] and [New]
@@ -39,8 +38,8 @@ type Dataset struct {
 	// extension of a file is removed.
 	Name string
 
-	// Root is the absolute path of the folder or file that was opened. It is "" for a data set in
-	// memory.
+	// Root is the absolute path of the folder, archive or file that was opened. It is "" for a data
+	// set in memory.
 	Root string
 
 	// Layout is the name of the layout, one of [Layouts], or "memory".
@@ -236,10 +235,8 @@ func (d *Dataset) Fingerprint() string {
 	for _, split := range d.splits() {
 		for _, s := range *split.samples {
 			size := int64(0)
-			if s.stored == nil {
-				if stat, err := os.Stat(s.Path); err == nil {
-					size = stat.Size()
-				}
+			if s.Image == nil {
+				size = max(size, s.source().size())
 			}
 			fmt.Fprintf(h, "%q %s %q %d\n", relative(d.Root, s.Path), s.Target, s.Where, size)
 		}
@@ -254,10 +251,7 @@ func (d *Dataset) Files() (paths []string) {
 	seen := map[string]bool{}
 	for _, split := range d.splits() {
 		for _, s := range *split.samples {
-			path := s.Path
-			if s.stored != nil {
-				path, _, _ = strings.Cut(path, "#")
-			}
+			path := s.source().file()
 			if path != "" && !seen[path] {
 				seen[path] = true
 				paths = append(paths, path)

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"os"
 )
 
 // duplicates returns the groups of images with equal pixels, in the order of their first images.
@@ -42,21 +41,17 @@ func duplicates(all []Located) (found []Duplicate) {
 
 // Copies returns the groups of images that are equal byte for byte. Unlike [Dataset.Verify], it
 // decodes no image and reads only files whose size another file has too. So it does not find images
-// with equal pixels in different files. It does not compare images inside other files, such as the
-// rows of a parquet file, and skips files that cannot be read. workers is the number of files that
-// are read at the same time; zero means GOMAXPROCS. An error is the error of ctx.
+// with equal pixels in different files. It does not compare the rows of parquet files, and skips
+// files that cannot be read. workers is the number of files that are read at the same time; zero
+// means GOMAXPROCS. An error is the error of ctx.
 func (d *Dataset) Copies(ctx context.Context, workers int) ([]Duplicate, error) {
 	var all []Located
 	sizes := map[int64]int{}
 	size := func(s Sample) int64 { // negative: not compared
-		if s.stored != nil || s.Image != nil {
+		if s.Image != nil {
 			return -1
 		}
-		info, err := os.Stat(s.Path)
-		if err != nil || !info.Mode().IsRegular() {
-			return -1
-		}
-		return info.Size()
+		return s.source().size()
 	}
 	var bytes []int64
 	for _, split := range d.splits() {
@@ -72,7 +67,7 @@ func (d *Dataset) Copies(ctx context.Context, workers int) ([]Duplicate, error) 
 		case l.Sample.Image != nil:
 			l.pixels = pixelHash(l.Sample.Image)
 		case bytes[i] >= 0 && sizes[bytes[i]] > 1:
-			if encoded, err := imageFile(l.Sample.Path).encoded(); err == nil {
+			if encoded, err := l.Sample.source().encoded(); err == nil {
 				l.pixels = sha256.Sum256(encoded) // equal files have equal pixels
 			}
 		}

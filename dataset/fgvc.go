@@ -16,7 +16,7 @@ import (
 // readFGVC reads the JSON lists of the FGVC layout, which Visual Prompt Tuning (VPT) introduced. It
 // sorts the class ids of train.json and numbers them 0, 1, 2, …
 func readFGVC(ctx context.Context, src source) (g contents, err error) {
-	if err := g.readLists(src.root, [3]string{"train.json", "val.json", "test.json"}, func(name string, text []byte) ([]Sample, error) {
+	if err := g.readLists(src.at, src.root, [3]string{"train.json", "val.json", "test.json"}, func(name string, text []byte) ([]Sample, error) {
 		return parseJSONList(ctx, name, text)
 	}); err != nil {
 		return contents{}, err
@@ -31,7 +31,7 @@ func readFGVC(ctx context.Context, src source) (g contents, err error) {
 		g.classes = append(g.classes, strconv.Itoa(id))
 	}
 
-	folder, err := imageRoot(ctx, src.root, "train.json", g.train)
+	folder, err := imageRoot(ctx, src.at, src.root, "train.json", g.train)
 	if err != nil {
 		return contents{}, err
 	}
@@ -52,14 +52,14 @@ func readFGVC(ctx context.Context, src source) (g contents, err error) {
 // imageRoot returns the folder that the paths of the lists are relative to: images, Images or root
 // itself. It is the one that holds an image of the training list. imageRoot tries the images in the
 // order of the list, because some may be missing.
-func imageRoot(ctx context.Context, root, list string, samples []Sample) (string, error) {
+func imageRoot(ctx context.Context, at files, root, list string, samples []Sample) (string, error) {
 	folders := []string{filepath.Join(root, "images"), filepath.Join(root, "Images"), root}
 	for _, s := range samples {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
 		for _, f := range folders {
-			if _, err := findFile(filepath.Join(f, filepath.FromSlash(s.Path))); err == nil {
+			if _, err := findFile(at, filepath.Join(f, filepath.FromSlash(s.Path))); err == nil {
 				return f, nil
 			}
 		}

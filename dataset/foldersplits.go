@@ -173,7 +173,7 @@ func chooseReading(root *folder, found []splitFolder, others []*folder) (folderR
 			}
 		}
 		return folderReading{}, fmt.Errorf("folder %s holds images but no class folders, so the images have no labels: put the images into %s%s",
-			f.path, filepath.Join(f.path, "<class>"), tableHint(root.path))
+			f.path, filepath.Join(f.path, "<class>"), tableHint(root.at, root.path))
 	case len(others) == 0:
 		return folderReading{}, fmt.Errorf("found %s, which holds %s images, and no folder of training images: add a folder train, or give %s to read its class folders",
 			first.named.name, splitPurpose[first.split], first.holds.path)

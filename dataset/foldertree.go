@@ -7,14 +7,14 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 )
 
-// folder is a folder on disk with all files and folders below it.
+// folder is a folder with all files and folders below it.
 type folder struct {
+	at         files
 	name, path string
 	images     []string  // paths of the images directly in the folder, sorted by name
 	folders    []*folder // sorted by the bytes of their names, as by Python's sorted
@@ -34,24 +34,25 @@ const maxFolderVisits = 8
 
 // folderScanner reads trees of folders. Together they visit a folder at most maxFolderVisits times.
 type folderScanner struct {
+	at     files
 	hidden map[string]int // counts of hidden and system names; nil means no counts
 	visits map[string]int // by the real path of a folder
 }
 
 // newFolderScanner returns a scanner. hidden may be nil.
-func newFolderScanner(hidden map[string]int) *folderScanner {
-	return &folderScanner{hidden, map[string]int{}}
+func newFolderScanner(at files, hidden map[string]int) *folderScanner {
+	return &folderScanner{at, hidden, map[string]int{}}
 }
 
 // scanFolder reads a folder and all folders below it. It follows links and skips hidden and system
 // names.
-func scanFolder(ctx context.Context, path string, hidden map[string]int) (*folder, error) {
-	return newFolderScanner(hidden).scan(ctx, path)
+func scanFolder(ctx context.Context, at files, path string, hidden map[string]int) (*folder, error) {
+	return newFolderScanner(at, hidden).scan(ctx, path)
 }
 
 // scan is scanFolder for one of several folders.
 func (s *folderScanner) scan(ctx context.Context, path string) (*folder, error) {
-	real, err := filepath.EvalSymlinks(path)
+	real, err := s.at.real(path)
 	if err != nil {
 		return nil, fmt.Errorf("following %s: %w", path, err)
 	}
@@ -74,11 +75,11 @@ func (s *folderScanner) below(ctx context.Context, path, real string, ancestors 
 		return nil, fmt.Errorf("folder %s leads to %s, to which %d other paths lead already: remove some of the links", path, real, maxFolderVisits)
 	}
 	ancestors = append(ancestors, real)
-	entries, err := os.ReadDir(path)
+	entries, err := s.at.list(path)
 	if err != nil {
 		return nil, err
 	}
-	f := &folder{name: filepath.Base(path), path: path, others: make(map[string]int)}
+	f := &folder{at: s.at, name: filepath.Base(path), path: path, others: make(map[string]int)}
 	for _, e := range entries {
 		name, full := e.Name(), filepath.Join(path, e.Name())
 		if key := hiddenName(name); key != "" {
@@ -87,7 +88,7 @@ func (s *folderScanner) below(ctx context.Context, path, real string, ancestors 
 			}
 			continue
 		}
-		isFolder, err := leadsToFolder(path, e)
+		isFolder, err := leadsToFolder(s.at, path, e)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +96,7 @@ func (s *folderScanner) below(ctx context.Context, path, real string, ancestors 
 		case isFolder:
 			in := filepath.Join(real, name)
 			if e.Type()&fs.ModeSymlink != 0 {
-				if in, err = filepath.EvalSymlinks(full); err != nil {
+				if in, err = s.at.real(full); err != nil {
 					return nil, fmt.Errorf("following %s: %w", full, err)
 				}
 			}
@@ -139,12 +140,12 @@ func hiddenName(name string) string {
 
 // leadsToFolder reports whether an entry is a folder or a link to a folder. It returns false for a
 // dead link.
-func leadsToFolder(folder string, e fs.DirEntry) (bool, error) {
+func leadsToFolder(at files, folder string, e fs.DirEntry) (bool, error) {
 	if e.Type()&fs.ModeSymlink == 0 {
 		return e.IsDir(), nil
 	}
 	full := filepath.Join(folder, e.Name())
-	info, err := os.Stat(full)
+	info, err := at.stat(full)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,8 +20,8 @@ var unsupportedFormats = map[string]string{
 
 // FoundImages holds the files that [FindImages] found.
 type FoundImages struct {
-	// Images holds the paths of the images.
-	Images []string
+	// Images holds the images. Their targets are nil.
+	Images []Sample
 	// Unsupported holds the files whose extension is that of an image format that this package does
 	// not decode, such as HEIC.
 	Unsupported []UnsupportedImage
@@ -36,11 +37,23 @@ type UnsupportedImage struct {
 	Format string // name of the format, such as "HEIC"
 }
 
-// FindImages returns the images at a path as [ImageFiles] does, and the files of a folder that it
-// leaves out. If a folder holds no image, FindImages returns an error and the files.
+// FindImages returns the images at a path as [ImageFiles] does, also those in an archive, and the
+// files of a folder or an archive that it leaves out. If there is no image, FindImages returns an
+// error and the files.
 func FindImages(ctx context.Context, path string) (FoundImages, error) {
-	images, f, err := imagesAt(ctx, path)
-	found := FoundImages{Images: images, Ignored: map[string]int{}}
+	var at files = disk{}
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && IsArchiveName(path) {
+		a, err := openArchive(ctx, path)
+		if err != nil {
+			return FoundImages{}, fmt.Errorf("looking for images: %w", err)
+		}
+		at = a
+	}
+	images, f, err := imagesAt(ctx, at, path)
+	found := FoundImages{Ignored: map[string]int{}}
+	for _, p := range images {
+		found.Images = append(found.Images, Sample{Path: p, stored: at.image(p)})
+	}
 	if f == nil {
 		return found, err
 	}
@@ -67,7 +80,7 @@ func TableFormats() []string { return slices.Clone(tableFormats) }
 // column of images; "" means the first column with a usual name. The table needs no labels.
 // TableImages does not check that the images exist.
 func TableImages(ctx context.Context, path, column string) ([]string, error) {
-	src := source{OpenOptions: OpenOptions{ImageColumn: column}, root: filepath.Dir(path), file: path}
+	src := source{OpenOptions: OpenOptions{ImageColumn: column}, at: disk{}, root: filepath.Dir(path), file: path}
 	data, err := readTable(ctx, src, table{path: path, split: -1}, labelForm{defined: true})
 	if err == nil && len(data.rows) == 0 {
 		err = errors.New("it lists no images")

@@ -32,7 +32,7 @@ func TestFindImages(t *testing.T) {
 	}
 	at := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
 	want := FoundImages{
-		Images:      []string{at("b.png"), at("a/c.JPG")},
+		Images:      []Sample{{Path: at("b.png")}, {Path: at("a/c.JPG")}},
 		Unsupported: []UnsupportedImage{{at("a/x.HEIC"), "HEIC"}, {at("y.avif"), "AVIF"}},
 		Ignored:     map[string]int{".txt": 2, "": 1, ".mp4": 1},
 	}
@@ -41,7 +41,7 @@ func TestFindImages(t *testing.T) {
 	}
 
 	one, err := FindImages(t.Context(), at("a/x.HEIC"))
-	if err != nil || !reflect.DeepEqual(one.Images, []string{at("a/x.HEIC")}) || one.Unsupported != nil {
+	if err != nil || !reflect.DeepEqual(one.Images, []Sample{{Path: at("a/x.HEIC")}}) || one.Unsupported != nil {
 		t.Errorf("a file: found %+v, error %v", one, err)
 	}
 
@@ -72,7 +72,7 @@ func TestManyLinks(t *testing.T) {
 		doubling[fmt.Sprintf("%d/b", i)] = fmt.Sprintf("@../%d", i+1)
 	}
 	root = doubling.write(t)
-	scanner := newFolderScanner(nil)
+	scanner := newFolderScanner(disk{}, nil)
 	_, err := scanner.scan(t.Context(), filepath.Join(root, "0"))
 	visits := 0
 	for _, n := range scanner.visits {

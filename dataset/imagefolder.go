@@ -4,24 +4,23 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 )
 
-// recogniseImageFolder reports whether a subfolder of root holds images.
-func recogniseImageFolder(ctx context.Context, root string) (bool, error) {
-	folders, err := subfolders(root)
+// recogniseImageFolder reports whether a subfolder holds images.
+func recogniseImageFolder(ctx context.Context, src source) (bool, error) {
+	folders, err := subfolders(src.at, src.root)
 	if err != nil {
 		return false, err
 	}
-	if err := refuseFolderOfSets(root, folders); err != nil {
+	if err := refuseFolderOfSets(src.at, src.root, folders); err != nil {
 		return false, err
 	}
-	scanner := newFolderScanner(nil)
+	scanner := newFolderScanner(src.at, nil)
 	for _, name := range folders {
-		f, err := scanner.scan(ctx, filepath.Join(root, name))
+		f, err := scanner.scan(ctx, filepath.Join(src.root, name))
 		if err != nil || f.total > 0 {
 			return err == nil, err
 		}
@@ -29,9 +28,9 @@ func recogniseImageFolder(ctx context.Context, root string) (bool, error) {
 	return false, nil
 }
 
-// otherFiles counts the files in the subfolders of root that are not images, by extension.
-func otherFiles(ctx context.Context, root string) (map[string]int, error) {
-	tree, err := scanFolder(ctx, root, nil)
+// otherFiles counts the files in the subfolders that are not images, by extension.
+func otherFiles(ctx context.Context, src source) (map[string]int, error) {
+	tree, err := scanFolder(ctx, src.at, src.root, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +46,7 @@ func otherFiles(ctx context.Context, root string) (map[string]int, error) {
 // folder among the sorted training folders.
 func readImageFolder(ctx context.Context, src source) (g contents, err error) {
 	hidden := make(map[string]int)
-	root, err := scanFolder(ctx, src.root, hidden)
+	root, err := scanFolder(ctx, src.at, src.root, hidden)
 	if err != nil {
 		return contents{}, err
 	}
@@ -72,7 +71,7 @@ func readImageFolder(ctx context.Context, src source) (g contents, err error) {
 		for in := holds.filled(); len(in) == 1; in = in[0].filled() {
 			holds = in[0]
 		}
-		return contents{}, fmt.Errorf("%w; if folder %[2]s holds the class folders, give %[2]s%[3]s", oneClass(g.classes[0]), holds.path, tableHint(src.root))
+		return contents{}, fmt.Errorf("%w; if folder %[2]s holds the class folders, give %[2]s%[3]s", oneClass(g.classes[0]), holds.path, tableHint(src.at, src.root))
 	}
 	g.stray = root.total - len(g.train) - len(g.val) - len(g.test)
 	for _, u := range r.unread {
@@ -96,8 +95,8 @@ func (g *contents) addUnread(root *folder, u unreadNote) {
 
 // tableHint returns the end of an error message: it says how to open a table in the folder whose
 // name findTables does not know. It returns "" if there is no table.
-func tableHint(root string) string {
-	entries, _ := os.ReadDir(root) // the caller already reports another error
+func tableHint(at files, root string) string {
+	entries, _ := at.list(root) // the caller already reports another error
 	for _, e := range entries {
 		if !e.IsDir() && IsTableName(e.Name()) {
 			return fmt.Sprintf("; if the table %s lists the images, give %s", e.Name(), filepath.Join(root, e.Name()))
@@ -229,8 +228,8 @@ func foundExtensions(ignored map[string]int) string {
 
 // subfolders returns the names of the folders in a folder, including links to folders. It skips
 // hidden and system names. The names are sorted by their bytes, as by Python's sorted.
-func subfolders(folder string) ([]string, error) {
-	entries, err := os.ReadDir(folder)
+func subfolders(at files, folder string) ([]string, error) {
+	entries, err := at.list(folder)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +238,7 @@ func subfolders(folder string) ([]string, error) {
 		if hiddenName(e.Name()) != "" {
 			continue
 		}
-		isFolder, err := leadsToFolder(folder, e)
+		isFolder, err := leadsToFolder(at, folder, e)
 		if err != nil {
 			return nil, err
 		}
@@ -269,7 +268,7 @@ func IsImageName(path string) bool {
 func ImageFiles(ctx context.Context, paths ...string) ([]string, error) {
 	var files []string
 	for _, p := range paths {
-		found, _, err := imagesAt(ctx, p)
+		found, _, err := imagesAt(ctx, disk{}, p)
 		if err != nil {
 			return nil, err
 		}
@@ -280,15 +279,15 @@ func ImageFiles(ctx context.Context, paths ...string) ([]string, error) {
 
 // imagesAt is [ImageFiles] for one path. f is the folder at path, also if it holds no image. It is
 // nil for a file and for a folder that cannot be read.
-func imagesAt(ctx context.Context, path string) (files []string, f *folder, err error) {
-	info, err := os.Stat(path)
+func imagesAt(ctx context.Context, at files, path string) (files []string, f *folder, err error) {
+	info, err := at.stat(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("looking for images: %w", err)
 	}
 	if !info.IsDir() {
 		return []string{path}, nil, nil
 	}
-	if f, err = scanFolder(ctx, path, nil); err != nil {
+	if f, err = scanFolder(ctx, at, path, nil); err != nil {
 		return nil, nil, fmt.Errorf("looking for images in %s: %w", path, err)
 	}
 	if f.total == 0 {

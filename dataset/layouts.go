@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,7 +30,7 @@ type layout struct {
 
 	// recognise reports whether a folder without markers has this layout. Open calls the functions
 	// in the order of the table. Nil means that only markers identify the layout.
-	recognise func(ctx context.Context, folder string) (bool, error)
+	recognise func(ctx context.Context, src source) (bool, error)
 
 	// files holds patterns, in lower case, for the names of single files that the layout opens. Nil
 	// means that the layout opens folders only.
@@ -54,10 +53,17 @@ type layout struct {
 	classFolders bool
 }
 
+// The names of layouts that are chosen without recognition.
+const (
+	layoutParquet    = "parquet"
+	layoutWebDataset = "webdataset"
+)
+
 // layouts returns the table of layouts, in the order in which they are recognised. To add a layout:
 //  1. Write the read function in a new file. It returns the class names and a list of samples for
 //     each split. The list is nil for a split that the data set does not have. A sample has a
-//     Target and a Path. If the image lies inside another file, set Sample.stored too.
+//     Target and a Path. If the image lies inside another file, set Sample.stored too. Read lists
+//     through src.at, so that the layout works in archives.
 //  2. Add a row to the table below.
 //  3. Test the layout in a new file.
 //  4. Describe the layout in docs/layouts.md.
@@ -87,7 +93,7 @@ func layouts() []layout {
 			read:        readFewShot,
 		},
 		{
-			name:        "parquet",
+			name:        layoutParquet,
 			description: "Hugging Face data sets: parquet files that hold images and labels",
 			signs:       "*.parquet in the folder or in data",
 			recognise:   recogniseParquet,
@@ -104,6 +110,14 @@ func layouts() []layout {
 			read:        readTables,
 			columns:     true,
 			paths:       true,
+		},
+		{
+			name:        layoutWebDataset,
+			description: "WebDataset shards: .tar files that hold each image and its label under one name",
+			signs:       "*" + shardName + " with labels beside the images",
+			recognise:   recogniseWebDataset,
+			read:        readWebDataset,
+			columns:     true,
 		},
 		{ // The last row, because any folder of images may have this layout.
 			name:         "imagefolder",
@@ -167,8 +181,14 @@ func chooseLayout(ctx context.Context, src source) (layout, error) {
 	if err := CheckLayout(src.Layout); err != nil {
 		return layout{}, err
 	}
+	if src.given != nil && src.Layout == "" {
+		src.Layout = layoutWebDataset
+	}
+	if src.given != nil && src.Layout != layoutWebDataset {
+		return layout{}, fmt.Errorf("a pattern of archives has the layout %s, and not %s: leave the layout out, or give one archive", layoutWebDataset, src.Layout)
+	}
 	if src.file == "" && src.Layout == "" {
-		return recogniseLayout(ctx, src.root)
+		return recogniseLayout(ctx, src)
 	}
 	// A layout that opens a file of exactly this name comes before a layout with a pattern.
 	for _, exact := range []bool{true, false} {
@@ -189,16 +209,16 @@ func chooseLayout(ctx context.Context, src source) (layout, error) {
 	for _, l := range layouts() {
 		files = append(files, l.files...)
 	}
-	return layout{}, fmt.Errorf("it is not a folder: give the folder that holds the images and their lists, or a file with a name such as %s", strings.Join(files, ", "))
+	return layout{}, fmt.Errorf("it is not a folder: give the folder that holds the images and their lists, or a file with a name such as %s", strings.Join(append(files, archiveNames...), ", "))
 }
 
 // recogniseLayout returns the layout of a folder: the layout whose marker the folder holds, or else
 // the first layout whose recognise function accepts the folder.
-func recogniseLayout(ctx context.Context, root string) (layout, error) {
+func recogniseLayout(ctx context.Context, src source) (layout, error) {
 	var marked []layout
 	var found []string
 	for _, l := range layouts() {
-		ok, err := anyExists(root, l.markers...)
+		ok, err := anyExists(src.at, src.root, l.markers...)
 		if err != nil {
 			return layout{}, err
 		}
@@ -217,7 +237,7 @@ func recogniseLayout(ctx context.Context, root string) (layout, error) {
 	var looked []string
 	for _, l := range layouts() {
 		if l.recognise != nil {
-			if ok, err := l.recognise(ctx, root); err != nil || ok {
+			if ok, err := l.recognise(ctx, src); err != nil || ok {
 				return l, err
 			}
 		}
@@ -225,19 +245,19 @@ func recogniseLayout(ctx context.Context, root string) (layout, error) {
 			looked = append(looked, fmt.Sprintf("%s (%s)", signs, l.name))
 		}
 	}
-	other, err := otherFiles(ctx, root)
+	other, err := otherFiles(ctx, src)
 	if err != nil {
 		return layout{}, err
 	}
-	return layout{}, errors.New("unknown layout: looked for " + strings.Join(looked, "; ") + foundExtensions(other) + tableHint(root))
+	return layout{}, errors.New("unknown layout: looked for " + strings.Join(looked, "; ") + foundExtensions(other) + archiveHint(src) + tableHint(src.at, src.root))
 }
 
 // refuseFolderOfSets returns an error if a subfolder of root holds the marker of a layout. root is
 // then the parent folder of data sets.
-func refuseFolderOfSets(root string, folders []string) error {
+func refuseFolderOfSets(at files, root string, folders []string) error {
 	for _, folder := range folders {
 		for _, l := range layouts() {
-			nested, err := anyExists(filepath.Join(root, folder), l.markers...)
+			nested, err := anyExists(at, filepath.Join(root, folder), l.markers...)
 			if err != nil {
 				return err
 			}
@@ -250,9 +270,9 @@ func refuseFolderOfSets(root string, folders []string) error {
 }
 
 // anyExists reports whether a folder has a file with one of the names.
-func anyExists(folder string, names ...string) (bool, error) {
+func anyExists(at files, folder string, names ...string) (bool, error) {
 	for _, name := range names {
-		_, err := os.Stat(filepath.Join(folder, name))
+		_, err := at.stat(filepath.Join(folder, name))
 		if err == nil {
 			return true, nil
 		}

@@ -74,10 +74,10 @@ func TestOpenCancelled(t *testing.T) {
 
 	// The read functions stop too if the context ends while they run.
 	sources := map[string]source{
-		"imagefolder": {root: folderTree.write(t)},
-		"table":       {root: pictures(tree{"train.csv": "path,label\nsub/a.png,x\n"}).write(t)},
-		"fgvc":        {root: fgvcTree.write(t)},
-		"parquet":     {root: filepath.Join(parquetData, "hub")},
+		"imagefolder": {at: disk{}, root: folderTree.write(t)},
+		"table":       {at: disk{}, root: pictures(tree{"train.csv": "path,label\nsub/a.png,x\n"}).write(t)},
+		"fgvc":        {at: disk{}, root: fgvcTree.write(t)},
+		"parquet":     {at: disk{}, root: filepath.Join(parquetData, "hub")},
 	}
 	for _, l := range layouts() {
 		src, ok := sources[l.name]
@@ -128,6 +128,8 @@ type archived struct {
 }
 
 func (a archived) encoded() ([]byte, error) { return a.data, a.err }
+func (a archived) size() int64              { return -1 }
+func (a archived) file() string             { return "archive" }
 
 // TestOtherTargets checks that splits, checks, verification, fingerprints, caches and loaders work
 // with targets that are not classes, and with images inside another file.
@@ -141,7 +143,7 @@ func TestOtherTargets(t *testing.T) {
 	}
 	open := func(name string, s []Sample) *Dataset {
 		d := &Dataset{Name: name, Root: "/a", Classes: []string{"x", "y", "z"}, Train: s, Options: OpenOptions{SkipBadImages: true}}
-		if err := d.findFiles(t.Context()); err != nil {
+		if err := d.findFiles(t.Context(), disk{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := d.check(); err != nil {
@@ -258,3 +260,6 @@ func (slow) encoded() ([]byte, error) {
 	time.Sleep(time.Millisecond)
 	return nil, errors.New("no image")
 }
+
+func (slow) size() int64  { return -1 }
+func (slow) file() string { return "" }

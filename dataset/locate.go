@@ -18,6 +18,7 @@ const (
 
 // imagePlace completes the paths of a table to the paths of files.
 type imagePlace struct {
+	at     files
 	folder string
 	suffix string // the end of the name of the file, such as ".jpg"
 }
@@ -32,10 +33,12 @@ func (l imagePlace) path(p string) string {
 // the only folder below, and the only extension, that complete the paths to existing files. note
 // then describes the place that was found. split is the split of the table, or -1.
 func locateImages(ctx context.Context, src source, folder string, split int, t *tableData) (place imagePlace, note string, err error) {
+	at := src.at
 	if src.ImageRoot != "" {
 		folder = src.ImageRoot
+		at = disk{}
 	}
-	place = imagePlace{folder, src.ImageSuffix}
+	place = imagePlace{at, folder, src.ImageSuffix}
 	rows := t.rows[:min(locateRows, len(t.rows))]
 	if src.ImageRoot != "" && src.ImageSuffix != "" || slices.ContainsFunc(rows, func(r labelled) bool { return place.holds(r) }) {
 		return place, "", nil
@@ -46,7 +49,7 @@ func locateImages(ctx context.Context, src source, folder string, split int, t *
 			if err := ctx.Err(); err != nil {
 				return imagePlace{}, "", err
 			}
-			inner, err := subfolders(folders[i])
+			inner, err := subfolders(at, folders[i])
 			if err != nil {
 				return imagePlace{}, "", err
 			}
@@ -70,7 +73,7 @@ func locateImages(ctx context.Context, src source, folder string, split int, t *
 			}
 			for _, s := range suffixes {
 				// On a file system that ignores case, .jpg and .JPG are the same file.
-				if p := (imagePlace{f, s}); p.holds(row) && !slices.ContainsFunc(found, func(other imagePlace) bool { return sameFile(p.path(row.Path), other.path(row.Path)) }) {
+				if p := (imagePlace{at, f, s}); p.holds(row) && !slices.ContainsFunc(found, func(other imagePlace) bool { return sameFile(at, p.path(row.Path), other.path(row.Path)) }) {
 					found = append(found, p)
 				}
 			}
@@ -116,16 +119,16 @@ func locateImages(ctx context.Context, src source, folder string, split int, t *
 
 // holds reports whether the image of a row is at the place.
 func (l imagePlace) holds(r labelled) bool {
-	info, err := os.Stat(l.path(r.Path))
+	info, err := l.at.stat(l.path(r.Path))
 	return err == nil && info.Mode().IsRegular()
 }
 
 // sameFile reports whether two paths lead to the same file.
-func sameFile(a, b string) bool {
-	x, err := os.Stat(a)
+func sameFile(at files, a, b string) bool {
+	x, err := at.stat(a)
 	if err != nil {
 		return false
 	}
-	y, err := os.Stat(b)
-	return err == nil && os.SameFile(x, y)
+	y, err := at.stat(b)
+	return err == nil && (x == y || os.SameFile(x, y))
 }

@@ -6,14 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-
-	"github.com/sptune/spt/internal/regularfile"
 )
 
 // OpenOptions configures [Open]. The zero value works for most data sets.
@@ -28,8 +27,8 @@ type OpenOptions struct {
 	Classes int
 
 	// ImageColumn and LabelColumn are the names of the columns that hold images and labels. They
-	// apply to the layouts parquet and table. Default: "", and Open finds the columns by their
-	// usual names, such as "image" and "label".
+	// apply to the layouts parquet, table and webdataset. Default: "", and Open finds the columns
+	// by their usual names, such as "image" and "label".
 	ImageColumn, LabelColumn string
 
 	// ImageRoot is the folder that the paths of a table are relative to. ImageSuffix is text that
@@ -78,16 +77,58 @@ type contents struct {
 	splitFolders     bool           // see Dataset.splitFolders
 }
 
-// source is the input of a layout: a folder, or one file in a folder.
+// source is the input of a layout: a folder, or one file in a folder. The folder may be in an
+// archive.
 type source struct {
 	OpenOptions
-	root string // the folder
-	file string // the path of the file; "" means the whole folder
+	at    files
+	root  string   // the folder
+	file  string   // the path of the file; "" means the whole folder
+	given []string // the archives that a pattern names; nil without a pattern
+	name  string   // name of the data set
+	// the parquet files if they are known; else nil
+	shards *parquetSet
 }
 
-// Open opens the data set at path, which is a folder, or one file such as a parquet file or a
-// table. Open checks that every image exists but decodes none. [Dataset.CheckImages] finds broken
-// images, and [Dataset.Verify] finds duplicate images.
+// newSource returns the source at an absolute path: a folder, a file, an archive, or a pattern of
+// archives.
+func newSource(ctx context.Context, root string, o OpenOptions) (src source, notes []string, err error) {
+	src = source{OpenOptions: o, at: disk{}, root: root, name: filepath.Base(root)}
+	info, err := os.Stat(root)
+	if errors.Is(err, fs.ErrNotExist) && strings.ContainsAny(root, "{") {
+		src.root = filepath.Dir(root[:strings.IndexByte(root, '{')] + "x")
+		src.name, _, _ = strings.Cut(src.name, "{")
+		src.name = strings.TrimRight(cmp.Or(src.name, filepath.Base(src.root)), "-_.")
+		src.given, err = expandBraces(root)
+		return src, nil, err
+	}
+	switch {
+	case err != nil:
+		return src, nil, err
+	case info.IsDir():
+		return src, nil, nil
+	case IsArchiveName(root):
+		a, err := openArchive(ctx, root)
+		if err != nil {
+			return src, nil, err
+		}
+		src.at, src.root = a, a.top()
+		src.name = src.name[:len(src.name)-len(endOf(root, archiveNames))]
+		return src, a.notes, nil
+	}
+	if end := endOf(root, otherArchives); end != "" {
+		return src, nil, fmt.Errorf("archives of the kind %s are not read: unpack it and give the folder, or pack the files as %s", end, strings.Join(archiveNames, ", "))
+	}
+	src.root, src.file = filepath.Dir(root), root
+	src.name = strings.TrimSuffix(src.name, filepath.Ext(src.name))
+	return src, nil, nil
+}
+
+// Open opens the data set at path. It is a folder, an archive that holds such a folder, one file
+// such as a parquet file or a table, or a pattern of archives such as train-{000..009}.tar. Open
+// reads archives in place; only a compressed tar archive is decompressed into the cache of the
+// user, once. Open checks that every image exists but decodes none. [Dataset.CheckImages] finds
+// broken images, and [Dataset.Verify] finds duplicate images.
 //
 // [Layouts] and [DescribeLayouts] list the layouts that Open reads; docs/layouts.md describes them
 // in full. If the data set lacks a validation or test split, Open takes images from the training
@@ -100,6 +141,7 @@ type source struct {
 //   - a label is negative, is not an integer in a list of integers, or has no class name,
 //   - a class name is not UTF-8, or a list is in UTF-16,
 //   - a path leaves the folder, or symbolic links form a loop,
+//   - an archive is cut short, encrypted, or has a file whose path leaves it,
 //   - an image is missing, is listed twice, or is in two splits,
 //   - a class folder is empty,
 //   - a class of val or test has no training image,
@@ -108,6 +150,9 @@ type source struct {
 //
 // The error names the file and the line, key, row or folder.
 func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
+	if isURL.MatchString(path) {
+		return nil, fmt.Errorf("opening data set %s: it is a URL, and only files are read: download it first, and give the path of the file or folder", path)
+	}
 	root, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening data set %s: %w", path, err)
@@ -121,21 +166,28 @@ func Open(ctx context.Context, path string, o OpenOptions) (*Dataset, error) {
 
 // open is Open for an absolute path.
 func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
+	if _, _, err := o.fractions(); err != nil { // before an archive is read
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	src, notes, err := newSource(ctx, root, o)
+	if err != nil {
+		return nil, err
+	}
+	return src.open(ctx, root, notes)
+}
+
+// open reads a data set. root is the value of Dataset.Root, and notes begins Dataset.Notes.
+func (src source) open(ctx context.Context, root string, notes []string) (*Dataset, error) {
+	o := src.OpenOptions
 	valFraction, testFraction, err := o.fractions()
 	if err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
-	}
-	info, err := os.Stat(root)
-	if err != nil {
-		return nil, err
-	}
-	src, name := source{OpenOptions: o, root: root}, filepath.Base(root)
-	if !info.IsDir() {
-		src.root, src.file = filepath.Dir(root), root
-		name = strings.TrimSuffix(name, filepath.Ext(name))
 	}
 	l, err := chooseLayout(ctx, src)
 	if err != nil {
@@ -155,11 +207,11 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 		return nil, err
 	}
 	d := &Dataset{
-		Name: cmp.Or(g.name, name), Root: root, Layout: l.name, Mixed: l.mixed, Classes: g.classes,
+		Name: cmp.Or(g.name, src.name), Root: root, Layout: l.name, Mixed: l.mixed, Classes: g.classes,
 		Train: g.train, Val: g.val, Test: g.test, Ignored: g.ignored, Stray: g.stray,
-		Notes: g.notes, Options: o, classFolders: l.classFolders, base: g.base, splitFolders: g.splitFolders,
+		Notes: append(notes, g.notes...), Options: o, classFolders: l.classFolders, base: g.base, splitFolders: g.splitFolders,
 	}
-	if err := d.findFiles(ctx); err != nil {
+	if err := d.findFiles(ctx, src.at); err != nil {
 		return nil, err
 	}
 	if err := d.check(); err != nil {
@@ -207,19 +259,12 @@ const (
 
 // readText returns the contents of a text file without the byte-order mark of UTF-8. It returns an
 // error for a file in UTF-16, and for one of more than limit bytes.
-func readText(path string, limit int64) ([]byte, error) {
-	text, err := regularfile.Read(path, limit)
+func readText(at files, path string, limit int64) ([]byte, error) {
+	text, err := at.read(path, limit)
 	if err != nil {
 		return nil, err
 	}
 	return withoutMark(path, text)
-}
-
-// openFile opens a regular file. It refuses any other kind of file without opening it, because
-// opening a pipe waits for its writer.
-func openFile(path string) (*os.File, error) {
-	f, _, err := regularfile.Open(path)
-	return f, err
 }
 
 // withoutMark returns the text of a file without the byte-order mark of UTF-8. It returns an error
@@ -231,15 +276,18 @@ func withoutMark(path string, text []byte) ([]byte, error) {
 	return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), nil
 }
 
-// findFiles checks that the file of every sample exists. It does not open the files. It removes the
-// samples of missing files if SkipBadImages is set, and returns an error otherwise.
-func (d *Dataset) findFiles(ctx context.Context) error {
+// findFiles checks that the file of every sample exists, and sets Sample.stored of the samples in
+// an archive. It does not open the files. It removes the samples of missing files if SkipBadImages
+// is set, and returns an error otherwise.
+func (d *Dataset) findFiles(ctx context.Context, at files) error {
 	var missing []SkippedImage
 	for _, s := range d.splits() {
 		bad := make([]error, len(*s.samples))
 		err := parallel(ctx, len(bad), 0, func(i int) {
-			if sample := (*s.samples)[i]; sample.stored == nil {
-				_, bad[i] = findFile(sample.Path)
+			if sample := &(*s.samples)[i]; sample.stored == nil {
+				if _, bad[i] = findFile(at, sample.Path); bad[i] == nil {
+					sample.stored = at.image(sample.Path)
+				}
 			}
 		})
 		if err != nil {

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -19,8 +17,8 @@ import (
 )
 
 // recogniseParquet reports whether a folder holds the parquet files of a training split.
-func recogniseParquet(_ context.Context, root string) (bool, error) {
-	found, err := parquetFiles(root)
+func recogniseParquet(_ context.Context, src source) (bool, error) {
+	found, err := parquetFiles(src.at, src.root)
 	return found.any(), err
 }
 
@@ -43,22 +41,22 @@ func (p parquetSet) any() bool {
 // parquetFiles returns the parquet files of a data set. It looks in the folder data, then in root,
 // and then in the other folders of root, which are configurations of the datasets library. In each
 // of them, the files lie directly in the folder or in its folders train, validation and test.
-func parquetFiles(root string) (set parquetSet, err error) {
+func parquetFiles(at files, root string) (set parquetSet, err error) {
 	for _, base := range []string{filepath.Join(root, "data"), root} {
-		if set, err = parquetFilesIn(base); err != nil || set.any() {
+		if set, err = shardsIn(at, base, parquetName); err != nil || set.any() {
 			return set, err
 		}
 	}
-	if tables, err := findTables(root); err != nil || tables != nil {
+	if tables, err := findTables(at, root); err != nil || tables != nil {
 		return set, err
 	}
-	folders, err := subfolders(root)
+	folders, err := subfolders(at, root)
 	if err != nil || len(folders) > maxConfigs {
 		return set, err
 	}
 	var found []string
 	for _, f := range folders {
-		one, err := parquetFilesIn(filepath.Join(root, f))
+		one, err := shardsIn(at, filepath.Join(root, f), parquetName)
 		if err != nil {
 			return parquetSet{}, err
 		}
@@ -73,14 +71,17 @@ func parquetFiles(root string) (set parquetSet, err error) {
 	return set, nil
 }
 
-// parquetFilesIn returns the parquet files in a folder and in its folders train, validation and
-// test. It does not return metadataTable.
-func parquetFilesIn(base string) (set parquetSet, err error) {
+// parquetName is the end of the name of a parquet file.
+const parquetName = ".parquet"
+
+// shardsIn returns the files in a folder and in its folders train, validation and test whose names
+// end with ext. It does not return metadataTable.
+func shardsIn(at files, base, ext string) (set parquetSet, err error) {
 	glob := func(pattern string) ([]string, error) {
-		found, err := globIn(base, pattern)
+		found, err := globIn(at, base, pattern)
 		return slices.DeleteFunc(found, func(p string) bool { return filepath.Base(p) == metadataTable }), err
 	}
-	flat, err := glob("*.parquet")
+	flat, err := glob("*" + ext)
 	if err != nil {
 		return set, err
 	}
@@ -89,7 +90,7 @@ func parquetFilesIn(base string) (set parquetSet, err error) {
 		return set, nil
 	}
 	for name, split := range splitNames {
-		found, err := glob(name + "/*.parquet")
+		found, err := glob(name + "/*" + ext)
 		if err != nil {
 			return set, err
 		}
@@ -102,16 +103,6 @@ func parquetFilesIn(base string) (set parquetSet, err error) {
 		set.files[split], set.named = found, true
 	}
 	return set, nil
-}
-
-// globIn returns the paths in a folder that match a pattern with slashes. The path of the folder is
-// no pattern: it may contain brackets, which cannot be escaped on Windows.
-func globIn(folder, pattern string) ([]string, error) {
-	found, err := fs.Glob(os.DirFS(folder), pattern)
-	for i, name := range found {
-		found[i] = filepath.Join(folder, filepath.FromSlash(name))
-	}
-	return found, err
 }
 
 // words matches sequences of letters.
@@ -139,7 +130,7 @@ func splitOf(name string) (split int, ok bool) {
 func splitShards(paths []string) (files [3][]string, unread []string, named bool) {
 	slices.Sort(paths)
 	for _, p := range paths {
-		name := strings.TrimSuffix(filepath.Base(p), ".parquet")
+		name := strings.TrimSuffix(filepath.Base(p), filepath.Ext(p))
 		prefix := name[:len(name)-len(strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz"))]
 		if split, ok := splitOf(name); ok {
 			files[split] = append(files[split], p)
@@ -162,9 +153,11 @@ var shard = regexp.MustCompile(`-\d+-of-(\d+)\.parquet$`)
 // and the labels but not the images.
 func readParquet(ctx context.Context, src source) (g contents, err error) {
 	var set parquetSet
-	if src.file != "" {
+	if src.shards != nil {
+		set = *src.shards
+	} else if src.file != "" {
 		set.files[0] = []string{src.file}
-	} else if set, err = parquetFiles(src.root); err != nil {
+	} else if set, err = parquetFiles(src.at, src.root); err != nil {
 		return contents{}, err
 	}
 	if set.files[0] == nil && !(src.NoTrain && set.any()) {
@@ -187,7 +180,7 @@ func readParquet(ctx context.Context, src source) (g contents, err error) {
 		}
 	}
 	if r.names == nil {
-		if r.names, err = readmeNames(src.root, set.config, r.label); err != nil {
+		if r.names, err = readmeNames(src.at, src.root, set.config, r.label); err != nil {
 			return contents{}, err
 		}
 	}
@@ -203,7 +196,7 @@ func readParquet(ctx context.Context, src source) (g contents, err error) {
 		return contents{}, err
 	}
 	g.notes = slices.Concat(notes, unlabelled, g.notes)
-	if set.config != "" {
+	if set.config != "" && src.shards == nil {
 		g.notes = append(g.notes, fmt.Sprintf("the files are in the folder %q, the only configuration of the data set", set.config))
 	}
 	if set.unread != nil {
@@ -283,13 +276,13 @@ func (r *parquetReader) divide(splits *[3][]labelled) (notes []string, err error
 // readmeNames returns the class names of the column label from README.md in the folder root of the
 // data set. config is the name of the configuration in a folder of root, or "". The folder that was
 // opened may itself be the folder of a configuration, whose README.md lies in the folder above.
-func readmeNames(root, config, label string) ([]string, error) {
-	names, err := readmeClassNames(root, config, label)
+func readmeNames(at files, root, config, label string) ([]string, error) {
+	names, err := readmeClassNames(at, root, config, label)
 	if config != "" && names == nil && err == nil { // the file may not list configurations
-		return readmeClassNames(root, "", label)
+		return readmeClassNames(at, root, "", label)
 	}
 	if names == nil && err == nil { // a file that cannot be read may belong to something else
-		if above, err := readmeClassNames(filepath.Dir(root), filepath.Base(root), label); err == nil {
+		if above, err := readmeClassNames(at, filepath.Dir(root), filepath.Base(root), label); err == nil {
 			names = above
 		}
 	}
@@ -310,7 +303,7 @@ func parquetText(v []byte, kind parquet.Type) string {
 // read returns a labelled sample for every row of a file. train reports whether the file is of the
 // training split, whose rows may have a column that states their split.
 func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]labelled, error) {
-	p, err := openParquet(path, relative(r.src.root, path), minImageBytes, 1000)
+	p, err := openParquet(r.src.at, path, relative(r.src.root, path), minImageBytes, 1000)
 	if err != nil {
 		return nil, err
 	}
@@ -406,6 +399,9 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			structs = append(structs, c)
 		}
 	}
+	if !slices.ContainsFunc(columns, func(c parquetColumn) bool { return c.kind == parquet.ByteArray && !c.text }) {
+		return parquetColumn{}, fmt.Errorf("no column holds images, as bytes or as a struct with bytes: give a data set of images; the columns are %s", columnNames(columns))
+	}
 	if len(structs) == 1 {
 		return structs[0], nil
 	}
@@ -497,8 +493,8 @@ func distinctNames(names []string, where string) error {
 
 // readMetadataParquet reads a parquet file that lists the paths and the labels of images, as
 // parseCSV reads a text.
-func readMetadataParquet(ctx context.Context, path, name string, o OpenOptions, want labelForm) (*tableData, error) {
-	p, err := openParquet(path, name, minPathBytes, 100_000)
+func readMetadataParquet(ctx context.Context, at files, path, name string, o OpenOptions, want labelForm) (*tableData, error) {
+	p, err := openParquet(at, path, name, minPathBytes, 100_000)
 	if err != nil {
 		return nil, err
 	}

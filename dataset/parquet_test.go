@@ -419,7 +419,7 @@ func TestHostileFooters(t *testing.T) {
 // memoryParquet returns a parquet file in memory whose footer has been read.
 func memoryParquet(data []byte, minBytes, spare int64) (*parquetFile, error) {
 	p := &parquetFile{path: "train.parquet", name: "train.parquet", size: int64(len(data))}
-	p.open = func() (parquetSource, error) {
+	p.open = func() (content, error) {
 		return struct {
 			io.ReaderAt
 			io.Closer
@@ -502,7 +502,7 @@ func TestHostileParquet(t *testing.T) {
 			if c.isList {
 				path := filepath.Join(t.TempDir(), "metadata.parquet")
 				if err = os.WriteFile(path, c.file, 0o600); err == nil {
-					_, err = readMetadataParquet(t.Context(), path, "metadata.parquet", OpenOptions{}, labelForm{})
+					_, err = readMetadataParquet(t.Context(), disk{}, path, "metadata.parquet", OpenOptions{}, labelForm{})
 				}
 				return
 			}

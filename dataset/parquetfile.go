@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -45,7 +44,7 @@ const (
 // parquetFile describes a parquet file. Every read opens and closes the file.
 type parquetFile struct {
 	path string
-	open func() (parquetSource, error)
+	open func() (content, error)
 	name string // name in errors: the path relative to the root of the data set
 	size int64  // bytes
 	meta parquet.FileMetaData
@@ -56,16 +55,10 @@ type parquetFile struct {
 	cache *pageCache
 }
 
-// parquetSource is the content of a parquet file.
-type parquetSource interface {
-	io.ReaderAt
-	io.Closer
-}
-
 // parquetRow is the image in one row of a parquet file. Rows are numbered from 0.
 type parquetRow struct {
-	file *parquetFile
-	row  int
+	in  *parquetFile
+	row int
 }
 
 // parquetColumn describes a column that has at most one value in each row. A column inside a list
@@ -86,12 +79,15 @@ func (c parquetColumn) always() parquetColumn {
 
 // openParquet reads the footer of a file. name is the name of the file in errors. minBytes and
 // spare are as in readFooter.
-func openParquet(path, name string, minBytes, spare int64) (*parquetFile, error) {
-	info, err := os.Stat(path)
+func openParquet(at files, path, name string, minBytes, spare int64) (*parquetFile, error) {
+	info, err := at.stat(path)
 	if err != nil {
 		return nil, err
 	}
-	p := &parquetFile{path: path, name: name, size: info.Size(), open: func() (parquetSource, error) { return openFile(path) }}
+	p := &parquetFile{path: path, name: name, size: info.Size(), open: func() (content, error) {
+		f, _, err := at.open(path)
+		return f, err
+	}}
 	return p, p.readFooter(minBytes, spare)
 }
 
@@ -384,10 +380,16 @@ func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, er
 	return all, err
 }
 
+// size implements stored. Only the page of an image tells its size.
+func (r parquetRow) size() int64 { return -1 }
+
+// file implements stored.
+func (r parquetRow) file() string { return r.in.path }
+
 // encoded implements stored. It reads one image from an uncompressed page, or the whole page
 // through the cache.
 func (r parquetRow) encoded() (data []byte, err error) {
-	p, row := r.file, r.row
+	p, row := r.in, r.row
 	after, _ := slices.BinarySearchFunc(p.pages, row+1, func(page *parquetPage, row int) int { return page.first - row })
 	page := p.pages[after-1]
 	err = p.reading(fmt.Sprintf("row %d", row), func(f io.ReaderAt) error {

@@ -22,8 +22,8 @@ const maxFrontMatter = 2 << 20
 // the Hugging Face Hub. config is the configuration that names the classes; see
 // frontMatterClassNames. readmeClassNames returns nil if there is no such file or the file names no
 // classes.
-func readmeClassNames(root, config, label string) ([]string, error) {
-	f, err := openFile(filepath.Join(root, "README.md"))
+func readmeClassNames(at files, root, config, label string) ([]string, error) {
+	f, size, err := at.open(filepath.Join(root, "README.md"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -31,11 +31,11 @@ func readmeClassNames(root, config, label string) ([]string, error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFrontMatter))
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, min(size, maxFrontMatter)))
 	if err != nil {
 		return nil, fmt.Errorf("reading README.md: %w", err)
 	}
-	if text, err = withoutMark(f.Name(), text); err != nil {
+	if text, err = withoutMark(filepath.Join(root, "README.md"), text); err != nil {
 		return nil, err
 	}
 	names, err := frontMatterClassNames(text, config, label)
@@ -61,21 +61,9 @@ func readmeClassNames(root, config, label string) ([]string, error) {
 // have several features with the name of the column. frontMatterClassNames reads the feature of
 // config. With config "", it reads the first feature of the file.
 func frontMatterClassNames(text []byte, config, label string) ([]string, error) {
-	cut := len(text) >= maxFrontMatter // computed here, because the next line may shorten the text
-	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
-	head, ok := bytes.CutPrefix(text, []byte("---\n"))
-	if !ok {
-		return nil, nil
-	}
-	head, _, ok = bytes.Cut(head, []byte("\n---"))
-	if !ok {
-		if cut {
-			return nil, fmt.Errorf("the front matter does not end within the limit of %d bytes", maxFrontMatter)
-		}
-		return nil, nil
-	}
-	if !utf8.Valid(head) {
-		return nil, errors.New("the front matter is not UTF-8: save the file as UTF-8")
+	head, err := cutFrontMatter(text)
+	if err != nil || head == nil {
+		return nil, err
 	}
 	var document yaml.Node
 	if err := yaml.Unmarshal(head, &document); err != nil {
@@ -93,6 +81,28 @@ func frontMatterClassNames(text []byte, config, label string) ([]string, error) 
 		return nil, nil
 	}
 	return classLabelNames(names, label)
+}
+
+// cutFrontMatter returns the YAML between two lines "---" at the beginning of text, of which at
+// most maxFrontMatter bytes were read. It returns nil if there is none.
+func cutFrontMatter(text []byte) ([]byte, error) {
+	cut := len(text) >= maxFrontMatter // computed here, because the next line may shorten the text
+	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
+	head, ok := bytes.CutPrefix(text, []byte("---\n"))
+	if !ok {
+		return nil, nil
+	}
+	head, _, ok = bytes.Cut(head, []byte("\n---"))
+	if !ok {
+		if cut {
+			return nil, fmt.Errorf("the front matter does not end within the limit of %d bytes", maxFrontMatter)
+		}
+		return nil, nil
+	}
+	if !utf8.Valid(head) {
+		return nil, errors.New("the front matter is not UTF-8: save the file as UTF-8")
+	}
+	return head, nil
 }
 
 // configuration returns the configuration with the given name from the node dataset_info, or nil if

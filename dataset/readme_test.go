@@ -68,18 +68,18 @@ func TestFrontMatterClassNames(t *testing.T) {
 		}
 	}
 	write(long + "---\n" + strings.Repeat("word ", maxFrontMatter/5))
-	if names, err := readmeClassNames(root, "", "label"); err != nil || len(names) != 21841 {
+	if names, err := readmeClassNames(disk{}, root, "", "label"); err != nil || len(names) != 21841 {
 		t.Errorf("a long file: %d names, %v", len(names), err)
 	}
 	write("---\n" + strings.Repeat("a: b\n", maxFrontMatter/5))
-	if names, err := readmeClassNames(root, "", "label"); err == nil || !strings.Contains(err.Error(), "does not end within the limit") {
+	if names, err := readmeClassNames(disk{}, root, "", "label"); err == nil || !strings.Contains(err.Error(), "does not end within the limit") {
 		t.Errorf("a long front matter: %d names, %v", len(names), err)
 	}
 	write("\xff\xfe-\x00-\x00-\x00")
-	if _, err := readmeClassNames(root, "", "label"); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+	if _, err := readmeClassNames(disk{}, root, "", "label"); err == nil || !strings.Contains(err.Error(), "UTF-16") {
 		t.Errorf("UTF-16: %v", err)
 	}
-	if names, err := readmeClassNames(t.TempDir(), "", "label"); names != nil || err != nil {
+	if names, err := readmeClassNames(disk{}, t.TempDir(), "", "label"); names != nil || err != nil {
 		t.Errorf("no file: %q, %v", names, err)
 	}
 }

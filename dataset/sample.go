@@ -10,11 +10,11 @@ import (
 )
 
 // Sample is one image and its target. The image is an image file, or a part of another file such as
-// a parquet file, or in memory.
+// an archive or a parquet file, or in memory.
 type Sample struct {
-	// Path identifies the image. It is the path of an image file. For an image inside another file,
-	// it is the path of that file, "#", and the place in the file, such as the row of a parquet
-	// file, from 0. It is "" for an image in memory.
+	// Path identifies the image. It is the path of an image file. The path of a file in an archive
+	// begins with the path of the archive, as if the archive were a folder. For a row of a parquet
+	// file, it is the path of that file, "#", and the row, from 0. It is "" for an image in memory.
 	Path string
 
 	// Image is an image in memory, which replaces the image at Path. It must not change while the
@@ -36,8 +36,13 @@ type Sample struct {
 // stored is an encoded image inside another file, for example in a row of a parquet file.
 type stored interface {
 	// encoded returns the bytes of the image, which are the contents of an image file. Several
-	// goroutines may call it at the same time.
+	// goroutines may call it at the same time. Errors name the image.
 	encoded() ([]byte, error)
+	// size returns the number of these bytes if it is known without reading the image. Otherwise it
+	// returns a negative number.
+	size() int64
+	// file returns the path of the file that the image is in.
+	file() string
 }
 
 // imageFile is the path of an image file. It implements stored.
@@ -84,7 +89,7 @@ func (s Sample) read() (m *RGB, encoded []byte, err error) {
 // more than maxEncodedBytes.
 func (f imageFile) encoded() ([]byte, error) {
 	path := string(f)
-	info, err := findFile(path)
+	info, err := findFile(disk{}, path)
 	if err != nil {
 		return nil, err
 	}
@@ -105,10 +110,21 @@ func (f imageFile) encoded() ([]byte, error) {
 	return data, nil
 }
 
+// size returns the size of a regular file.
+func (f imageFile) size() int64 {
+	info, err := os.Stat(string(f))
+	if err != nil || !info.Mode().IsRegular() {
+		return -1
+	}
+	return info.Size()
+}
+
+func (f imageFile) file() string { return string(f) }
+
 // findFile checks that an image file exists and is a regular file. It does not open the file,
 // because opening a pipe waits for its writer. Errors are of type *[ImageError].
-func findFile(path string) (fs.FileInfo, error) {
-	info, err := os.Stat(path)
+func findFile(at files, path string) (fs.FileInfo, error) {
+	info, err := at.stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = fmt.Errorf("image %s does not exist", path)

@@ -41,13 +41,13 @@ type table struct {
 }
 
 // recogniseTables reports whether a folder holds tables.
-func recogniseTables(_ context.Context, root string) (bool, error) {
-	tables, err := findTables(root)
+func recogniseTables(_ context.Context, src source) (bool, error) {
+	tables, err := findTables(src.at, src.root)
 	return tables != nil, err
 }
 
 // findTables returns the tables of a folder, or nil if there are none.
-func findTables(root string) (tables []table, err error) {
+func findTables(at files, root string) (tables []table, err error) {
 	find := func(folder, name string, split int) error {
 		var files []string
 		for _, format := range tableFormats {
@@ -58,7 +58,7 @@ func findTables(root string) (tables []table, err error) {
 		}
 		for _, file := range files {
 			file = filepath.Join(root, folder, file)
-			if found, err := anyExists(filepath.Dir(file), filepath.Base(file)); err != nil {
+			if found, err := anyExists(at, filepath.Dir(file), filepath.Base(file)); err != nil {
 				return err
 			} else if !found {
 				continue
@@ -114,14 +114,14 @@ func readTables(ctx context.Context, src source) (contents, error) {
 func readTableSplits(ctx context.Context, src source) (g contents, err error) {
 	tables := []table{{src.file, -1}}
 	if src.file == "" {
-		if tables, err = findTables(src.root); err != nil {
+		if tables, err = findTables(src.at, src.root); err != nil {
 			return contents{}, err
 		}
 	}
 	if tables == nil {
 		return contents{}, errors.New("there is no table: looked for metadata, train and train/metadata, each with .csv, .tsv and .jsonl")
 	}
-	names, err := readClassNames(src.root)
+	names, err := readClassNames(src.at, src.root, "classes.txt")
 	if err != nil {
 		return contents{}, err
 	}
@@ -150,7 +150,7 @@ func readTableSplits(ctx context.Context, src source) (g contents, err error) {
 		}
 		g.notes = append(g.notes, notes...)
 		byPath := t.split < 0 && given == nil && namesSplits(data.rows)
-		place := imagePlace{folder: filepath.Dir(t.path)}
+		place := imagePlace{at: src.at, folder: filepath.Dir(t.path)}
 		if !unlabelled(data.rows) || t.split <= 0 {
 			note := ""
 			if place, note, err = locateImages(ctx, src, place.folder, t.split, data); err != nil {
@@ -199,9 +199,9 @@ func namesSplits(rows []labelled) bool {
 func readTable(ctx context.Context, src source, t table, want labelForm) (*tableData, error) {
 	name := relative(src.root, t.path)
 	if strings.EqualFold(filepath.Ext(t.path), ".parquet") {
-		return readMetadataParquet(ctx, t.path, name, src.OpenOptions, want)
+		return readMetadataParquet(ctx, src.at, t.path, name, src.OpenOptions, want)
 	}
-	text, err := readText(t.path, maxList)
+	text, err := readText(src.at, t.path, maxList)
 	if err != nil {
 		return nil, err
 	}

@@ -126,7 +126,7 @@ func TestTableErrors(t *testing.T) {
 		{"json label list", line(`{"file_name": "sub/a.png", "label": [1]}`), "", OpenOptions{}, []string{"found [1], want a string or a number"}},
 		{"columns for other layouts", vtabTree, "", OpenOptions{LabelColumn: "x"}, []string{"layout vtab has no columns"}},
 		{"not in a file", pictures(tree{"x.csv": "path,label\nsub/a.png,1\n"}), "x.csv", OpenOptions{Layout: "vtab"}, []string{"the layout vtab cannot open a file with this name"}},
-		{"another file", pictures(tree{"x.zip": "PK"}), "x.zip", OpenOptions{}, []string{"not a folder", ".parquet"}},
+		{"another file", pictures(tree{"x.doc": "PK"}), "x.doc", OpenOptions{}, []string{"not a folder", ".parquet"}},
 		{"no table", tree{"cat/1.png": "image"}, "", OpenOptions{Layout: "table"}, []string{"there is no table"}},
 	} {
 		path := filepath.Join(c.files.write(t), c.open)

@@ -20,23 +20,23 @@ const maxLabel = 99_999
 // train800.txt nor val200.txt exists.
 func readVTAB(ctx context.Context, src source) (g contents, err error) {
 	root := src.root
-	g.classes, err = readClassNames(root)
+	g.classes, err = readClassNames(src.at, root, "classes.txt")
 	if err != nil {
 		return contents{}, err
 	}
 	trainList := "train800.txt"
-	if found, err := anyExists(root, trainList); err != nil {
+	if found, err := anyExists(src.at, root, trainList); err != nil {
 		return contents{}, err
 	} else if !found {
 		trainList = "train800val200.txt"
-		if found, err := anyExists(root, "val200.txt"); err != nil {
+		if found, err := anyExists(src.at, root, "val200.txt"); err != nil {
 			return contents{}, err
 		} else if found {
 			return contents{}, errors.New("found val200.txt but not train800.txt, and train800val200.txt holds the validation images too: add train800.txt or remove val200.txt")
 		}
 	}
 	limit := g.labelLimit()
-	err = g.readLists(root, [3]string{trainList, "val200.txt", "test.txt"}, func(name string, text []byte) ([]Sample, error) {
+	err = g.readLists(src.at, root, [3]string{trainList, "val200.txt", "test.txt"}, func(name string, text []byte) ([]Sample, error) {
 		return parseList(ctx, name, text, limit)
 	})
 	if err != nil {
@@ -48,9 +48,9 @@ func readVTAB(ctx context.Context, src source) (g contents, err error) {
 
 // readLists reads the lists of the three splits in a folder. parse converts the text of a list to
 // samples. The lists of the validation and the test split need not exist.
-func (g *contents) readLists(folder string, names [3]string, parse func(name string, text []byte) ([]Sample, error)) error {
+func (g *contents) readLists(at files, folder string, names [3]string, parse func(name string, text []byte) ([]Sample, error)) error {
 	for split, samples := range []*[]Sample{&g.train, &g.val, &g.test} {
-		text, err := readText(filepath.Join(folder, names[split]), maxList)
+		text, err := readText(at, filepath.Join(folder, names[split]), maxList)
 		if split > 0 && errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -137,10 +137,10 @@ func parseList(ctx context.Context, name string, text []byte, limit int) ([]Samp
 	return samples, nil
 }
 
-// readClassNames reads classes.txt, which has one class name on each line. It returns nil if there
-// is no such file.
-func readClassNames(root string) ([]string, error) {
-	text, err := readText(filepath.Join(root, "classes.txt"), maxClassNames)
+// readClassNames reads a file such as classes.txt, which has one class name on each line. It
+// returns nil if there is no such file.
+func readClassNames(at files, root, file string) ([]string, error) {
+	text, err := readText(at, filepath.Join(root, file), maxClassNames)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -153,19 +153,19 @@ func readClassNames(root string) ([]string, error) {
 		s = strings.TrimSpace(s)
 		line := len(names) + 1
 		if s == "" {
-			return nil, fmt.Errorf("classes.txt:%d: the line is empty: write one class name on every line", line)
+			return nil, fmt.Errorf("%s:%d: the line is empty: write one class name on every line", file, line)
 		}
 		if first, ok := lines[s]; ok {
-			return nil, fmt.Errorf("classes.txt:%d: class %q is already on line %d: rename one of the classes", line, abbreviate(s), first)
+			return nil, fmt.Errorf("%s:%d: class %q is already on line %d: rename one of the classes", file, line, abbreviate(s), first)
 		}
-		if err := checkClassName(fmt.Sprintf("classes.txt:%d", line), s, "save the list as UTF-8"); err != nil {
+		if err := checkClassName(fmt.Sprintf("%s:%d", file, line), s, "save the list as UTF-8"); err != nil {
 			return nil, err
 		}
 		lines[s] = line
 		names = append(names, s)
 	}
 	if names == nil {
-		return nil, errors.New("classes.txt names no classes: write one class name on every line, or delete the file")
+		return nil, fmt.Errorf("%s names no classes: write one class name on every line, or delete the file", file)
 	}
 	return names, nil
 }

@@ -263,7 +263,7 @@ func TestONNXPretrained(t *testing.T) {
 		n = 16
 	}
 	for i := range n {
-		samples = append(samples, dataset.Sample{Path: found.Images[i*len(found.Images)/n]})
+		samples = append(samples, found.Images[i*len(found.Images)/n])
 	}
 	c := tuned(t, m, "adapter", peft.Uniform(m.Config, "adapter", 8))
 	pixels, unreadable, err := spt.Probes(c.Transform, 0, samples)

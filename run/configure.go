@@ -187,7 +187,13 @@ func (c *Config) forget(n *yamlfile.Node) {
 
 // makeAbsolute makes the paths in c absolute, except the path of the model.
 func (c *Config) makeAbsolute() error {
-	paths := []*string{&c.Data.Path, &c.Data.ImageRoot, &c.Tune.ScoresFile, &c.Tune.FromDelta}
+	var err error
+	if c.Data.Path != "" {
+		if c.Data.Path, err = AbsoluteData(c.Data.Path); err != nil {
+			return err
+		}
+	}
+	paths := []*string{&c.Data.ImageRoot, &c.Tune.ScoresFile, &c.Tune.FromDelta}
 	if w := &c.Tune.Train.ClassWeights; *w != train.AutoWeights && *w != train.NoWeights {
 		paths = append(paths, w)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/progress"
 )
 
 // defaultFraction is the value that zero stands for in DataConfig.ValFraction and TestFraction.
@@ -13,8 +15,12 @@ const defaultFraction = 0.1
 
 // DataConfig names a data set and configures how it is read and split.
 type DataConfig struct {
-	// Path is the folder or the file of the data set; see dataset.Open.
+	// Path is the folder, the archive or the file of the data set, see dataset.Open, or
+	// hf-dataset:OWNER/NAME[/CONFIG][@REVISION] for a data set of the Hugging Face Hub.
 	Path string `json:"path"`
+	// Commit is the commit of a data set of the Hub. If it is set, Open takes this commit and
+	// ignores the revision in Path. Otherwise Open sets it.
+	Commit string `json:"commit,omitempty"`
 	// Task is the name of a data set of a benchmark, as dataset.FindKnown takes it. If it is set,
 	// the data must have the number of classes of that data set. Empty: no benchmark.
 	Task string `json:"task,omitempty"`
@@ -111,11 +117,14 @@ func RecipeImages(recipe string) ImageOptions {
 	return ImageOptions{Resize: "direct"}
 }
 
-// Open opens the data set. If c holds numbers of classes and images, as the configuration of a run
-// does, the data set must have the same splits and the same numbers. An option that cannot work,
-// such as an unknown task or layout, is an [*OptionError]. Every other error is an [*InputError],
-// except the error of a cancelled ctx.
-func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
+// Open opens the data set. A data set of the Hugging Face Hub is first downloaded into the cache
+// that the libraries of Hugging Face use; report receives the progress, and a progress.Note if the
+// cache was used without asking the Hub. report may be nil. If c holds numbers of classes and
+// images, as the configuration of a run does, the data set must have the same splits and the same
+// numbers. An option that cannot work, such as an unknown task or layout, is an [*OptionError].
+// Every other error is an [*InputError], except the error of a cancelled ctx and that of a failed
+// download.
+func (c *DataConfig) Open(ctx context.Context, report progress.Func) (*dataset.Dataset, error) {
 	if c.Path == "" {
 		return nil, &OptionError{Option: "data", Err: errors.New("no data set given; give the path of its folder")}
 	}
@@ -133,6 +142,17 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if err := dataset.CheckLayout(c.Layout); err != nil {
 		return nil, &OptionError{Option: "layout", Err: err}
 	}
+	if hub.IsDataset(c.Path) {
+		d, err := c.openHub(ctx, o, report)
+		if err != nil {
+			return nil, err
+		}
+		return d, c.compare(d)
+	}
+	c.Commit = ""
+	if !IsDataPath(c.Path) {
+		return nil, &OptionError{Option: "data", Err: fmt.Errorf("%s is an address, and only files are read; download the data first and give the path, or give hf-dataset:OWNER/NAME for a data set of the Hugging Face Hub", c.Path)}
+	}
 	d, err := dataset.Open(ctx, c.Path, o)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -143,14 +163,19 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 		}
 		return nil, &InputError{Err: err}
 	}
+	return d, c.compare(d)
+}
+
+// compare returns an error if c holds the splits and the numbers of a run, and d has others.
+func (c *DataConfig) compare(d *dataset.Dataset) error {
 	if c.Classes != 0 && d.Split != c.Split {
-		return nil, &InputError{Err: fmt.Errorf("data set %s has other splits than in the run: now %s, in the run %s; the data set has changed, or another version of spt made the run; restore the data set, use that version, or begin a new run", c.Path, d.Split, c.Split)}
+		return &InputError{Err: fmt.Errorf("data set %s has other splits than in the run: now %s, in the run %s; the data set has changed, or another version of spt made the run; restore the data set, use that version, or begin a new run", c.Path, d.Split, c.Split)}
 	}
 	now, before := [4]int{len(d.Classes), len(d.Train), len(d.Val), len(d.Test)}, [4]int{c.Classes, c.Train, c.Val, c.Test}
 	if c.Classes != 0 && now != before {
-		return nil, &InputError{Err: fmt.Errorf("data set %s has changed since the run began: found %d classes, %d train, %d val and %d test images, expected %d classes, %d train, %d val and %d test images; restore the images, or begin a new run", c.Path, now[0], now[1], now[2], now[3], before[0], before[1], before[2], before[3])}
+		return &InputError{Err: fmt.Errorf("data set %s has changed since the run began: found %d classes, %d train, %d val and %d test images, expected %d classes, %d train, %d val and %d test images; restore the images, or begin a new run", c.Path, now[0], now[1], now[2], now[3], before[0], before[1], before[2], before[3])}
 	}
-	return d, nil
+	return nil
 }
 
 // Record stores the properties of the opened data set d in c: its layout, splits, fingerprint, and

@@ -34,17 +34,17 @@ func TestOpenOtherSplits(t *testing.T) {
 		}
 	}
 	c := run.DataConfig{Path: root}
-	d, err := c.Open(t.Context())
+	d, err := c.Open(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Record(d)
-	if _, err := c.Open(t.Context()); err != nil {
+	if _, err := c.Open(t.Context(), nil); err != nil {
 		t.Errorf("the same splits: %v", err)
 	}
 	c.Split = "stratified 0.8/0.1/0.1 seed 0" // the text of an earlier rule
 	var bad *run.InputError
-	if _, err := c.Open(t.Context()); !errors.As(err, &bad) || !strings.Contains(err.Error(), "now stratified by class 0.8/0.1/0.1 seed 0, in the run stratified 0.8/0.1/0.1 seed 0") {
+	if _, err := c.Open(t.Context(), nil); !errors.As(err, &bad) || !strings.Contains(err.Error(), "now stratified by class 0.8/0.1/0.1 seed 0, in the run stratified 0.8/0.1/0.1 seed 0") {
 		t.Errorf("other splits: error %v", err)
 	}
 }

@@ -140,7 +140,7 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 			return err
 		}
 	}
-	c.Model.Path, c.Model.Commit, c.Data.Path = m.Path, m.Commit, d.Path
+	c.Model.Path, c.Model.Commit, c.Data.Path, c.Data.Commit = m.Path, m.Commit, d.Path, d.Commit
 	return jsonfile.Write(f.Path(ConfigFile), c)
 }
 

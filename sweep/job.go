@@ -40,7 +40,7 @@ func (c Config) run() *run.Config {
 // the data, which have fingerprints, and the numbers that concern the machine.
 func (c Config) withoutPlaces() Config {
 	c.Model.Path, c.Model.Commit = "", ""
-	c.Data.Path, c.Data.ImageRoot = "", ""
+	c.Data.Path, c.Data.Commit, c.Data.ImageRoot = "", "", ""
 	c.Data.Images.CacheBytes, c.Data.Images.Workers = 0, 0
 	return c
 }

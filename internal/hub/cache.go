@@ -22,13 +22,13 @@ import (
 //
 // The lock files are in the folder .locks of the cache.
 type folder struct {
-	root  string // path of the folder models--OWNER--NAME
+	root  string // path of the folder models--OWNER--NAME or datasets--OWNER--NAME
 	locks string // path of the folder of the lock files
 }
 
-// folder returns the folder of the repository repo, which is OWNER/NAME.
+// folder returns the folder of the repository repo, as in kindAndRepo.
 func (c *Client) folder(repo string) folder {
-	name := "models--" + strings.ReplaceAll(repo, "/", "--")
+	name := strings.ReplaceAll(kindAndRepo(repo), "/", "--")
 	return folder{filepath.Join(c.Cache, name), filepath.Join(c.Cache, ".locks", name)}
 }
 
@@ -78,22 +78,33 @@ func sizeOf(path string) int64 {
 // readText reads a file of the cache that has at most maxText bytes.
 func readText(path string) ([]byte, error) { return regularfile.Read(path, maxText) }
 
+// commitOf returns the commit of a revision: the revision itself if it is a commit, or the last
+// known commit. It returns "" if the cache knows none.
+func (f folder) commitOf(revision string) (string, error) {
+	if IsCommit(revision) {
+		return revision, nil
+	}
+	data, err := readText(f.ref(revision))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the cache: %w", err)
+	}
+	commit := strings.TrimSpace(string(data))
+	if !IsCommit(commit) {
+		return "", fmt.Errorf("the file %s of the cache holds %.60q; expected the hash of a commit; remove the file", f.ref(revision), commit)
+	}
+	return commit, nil
+}
+
 // find searches the cache for r and does not use the network. The snapshot is nil if the cache does
 // not know the commit of the revision or does not have all files of the weights. certain is as in
 // choose.
 func (f folder) find(r Reference) (s *Snapshot, certain bool, err error) {
-	commit := r.Revision
-	if !IsCommit(commit) {
-		data, err := readText(f.ref(r.Revision))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, false, nil
-		}
-		if err != nil {
-			return nil, false, fmt.Errorf("reading the cache: %w", err)
-		}
-		if commit = strings.TrimSpace(string(data)); !IsCommit(commit) {
-			return nil, false, fmt.Errorf("the file %s of the cache holds %.60q; expected the hash of a commit; remove the file", f.ref(r.Revision), commit)
-		}
+	commit, err := f.commitOf(r.Revision)
+	if err != nil || commit == "" {
+		return nil, false, err
 	}
 	weights, _, certain := choose(r, func(file string) presence { return f.look(commit, file) })
 	if weights == "" {
@@ -126,10 +137,16 @@ func (f folder) remember(r Reference, commit string, look func(string) presence)
 		}
 		return p
 	})
-	if IsCommit(r.Revision) {
+	return f.setRef(r.Revision, commit)
+}
+
+// setRef stores the commit of a revision in the cache, unless the revision is a commit. If the
+// cache is not writable, this is an error only if the commit differs from the stored one.
+func (f folder) setRef(revision, commit string) error {
+	if IsCommit(revision) {
 		return nil
 	}
-	path := f.ref(r.Revision)
+	path := f.ref(revision)
 	if data, err := readText(path); err == nil && string(data) == commit {
 		return nil
 	}

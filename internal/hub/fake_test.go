@@ -47,7 +47,7 @@ type fakeHub struct {
 func newFakeHub(t *testing.T, files map[string]string) *fakeHub {
 	h := &fakeHub{files: files, large: map[string]bool{}, commit: testCommit}
 	for name := range files {
-		h.large[name] = strings.HasSuffix(name, ".safetensors") || strings.HasSuffix(name, ".bin")
+		h.large[name] = strings.HasSuffix(name, ".safetensors") || strings.HasSuffix(name, ".bin") || strings.HasSuffix(name, ".parquet")
 	}
 	h.store = newServer(t, false, func(w http.ResponseWriter, r *http.Request) { h.serveStore(&counter{w, &h.served}, r) })
 	h.Server = newServer(t, false, h.count)
@@ -125,7 +125,9 @@ func (h *fakeHub) serve(w http.ResponseWriter, r *http.Request) {
 	known := func(revision string) bool {
 		return revision == "main" || revision == "refs/pr/1" || revision == h.commit
 	}
-	if revision, ok := strings.CutPrefix(r.URL.Path, "/api/models/"+testRepo+"/revision/"); ok {
+	// A data set has the same interface at other paths.
+	path := strings.Replace(r.URL.Path, "/api/datasets/", "/api/models/", 1)
+	if revision, ok := strings.CutPrefix(path, "/api/models/"+testRepo+"/revision/"); ok {
 		if !known(revision) {
 			refuse(404, "RevisionNotFound")
 			return
@@ -141,7 +143,7 @@ func (h *fakeHub) serve(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"id": testRepo, "sha": h.commit, "siblings": siblings})
 		return
 	}
-	rest, ok := strings.CutPrefix(r.URL.Path, "/"+testRepo+"/resolve/")
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(path, "/datasets"), "/"+testRepo+"/resolve/")
 	if !ok {
 		refuse(401, "RepoNotFound")
 		return

@@ -1,10 +1,12 @@
-// Package hub downloads pretrained backbones from the Hugging Face Hub, or from another server with
-// the same interface, and uploads models to it. It stores backbones in the cache that all libraries
-// of Hugging Face share, so that each file is downloaded only once.
+// Package hub downloads pretrained backbones and data sets from the Hugging Face Hub, or from
+// another server with the same interface, and uploads models to it. It stores what it downloads in
+// the cache that all libraries of Hugging Face share, so that each file is downloaded only once.
 //
 // [Parse] reads a reference such as hf:google/vit-base-patch16-224. [New] returns a [Client].
 // [Client.Fetch] downloads the files that the cache does not have, and returns the path of the
-// weights. Package backbone loads them. [Client.PlanUpload] plans the upload of a folder.
+// weights. Package backbone loads them. [ParseDataset] reads a reference to a data set,
+// [Client.List] lists its files, and [Client.FetchFiles] downloads some of them.
+// [Client.PlanUpload] plans the upload of a folder.
 //
 // The files of this package are
 //
@@ -13,6 +15,7 @@
 //   - cache.go: the folders of the cache
 //   - request.go: requests to the Hub, and the meaning of its errors
 //   - download.go: the download of one file and its verification
+//   - dataset.go: references to data sets, and the download of their files
 //   - verify.go: the verification of a model in the cache
 //   - upload.go: the plan of an upload, and its run
 //   - send.go: requests that send data: to the store of the Hub, and for commits

@@ -468,7 +468,7 @@ type repoInfo struct {
 // info asks the Hub for the commit and the files of a revision. If patient is true, it retries
 // while the Hub cannot be reached.
 func (c *Client) info(ctx context.Context, r Reference, patient bool) (*repoInfo, error) {
-	address := fmt.Sprintf("%s/api/models/%s/revision/%s?blobs=true", c.Endpoint, r.Repo, url.PathEscape(r.Revision))
+	address := fmt.Sprintf("%s/api/%s/revision/%s?blobs=true", c.Endpoint, kindAndRepo(r.Repo), url.PathEscape(r.Revision))
 	var info *repoInfo
 	ask := func() (_ bool, err error) {
 		info, err = c.askInfo(ctx, address)
