@@ -79,6 +79,7 @@ func readImageFolder(ctx context.Context, src source) (g contents, err error) {
 		g.stray -= u.folder.total
 		g.addUnread(root, u)
 	}
+	g.notes = append(g.notes, unsupportedNotes(g.ignored)...)
 	if text, n := countNames(hidden); n > 0 {
 		g.notes = append(g.notes, fmt.Sprintf("%d hidden or system files and folders are not read: %s", n, text))
 	}
@@ -224,7 +225,11 @@ func foundExtensions(ignored map[string]int) string {
 	if len(ignored) == 0 {
 		return ""
 	}
-	return ", found " + strings.TrimSpace(strings.Join(slices.Sorted(maps.Keys(ignored)), " "))
+	found := ", found " + strings.TrimSpace(strings.Join(slices.Sorted(maps.Keys(ignored)), " "))
+	for _, note := range unsupportedNotes(ignored) {
+		found += "; " + note
+	}
+	return found
 }
 
 // subfolders returns the names of the folders in a folder, including links to folders. It skips
