@@ -16,7 +16,7 @@ func recogniseImageFolder(ctx context.Context, root string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := refuseFolderOfSets(root, folders); err != nil {
+	if err := refuseFolderOfSets(ctx, root, folders); err != nil {
 		return false, err
 	}
 	scanner := newFolderScanner(nil)
@@ -74,6 +74,7 @@ func readImageFolder(ctx context.Context, src source) (g contents, err error) {
 		}
 		return contents{}, fmt.Errorf("%w; if folder %[2]s holds the class folders, give %[2]s%[3]s", oneClass(g.classes[0]), holds.path, tableHint(src.root))
 	}
+	g.regular = root.links == 0
 	g.stray = root.total - len(g.train) - len(g.val) - len(g.test)
 	for _, u := range r.unread {
 		g.stray -= u.folder.total
@@ -150,7 +151,7 @@ func (g *contents) readClassFolders(root, split *folder) ([]Sample, error) {
 		return nil, fmt.Errorf("folder %s has no class folders: put the images of each class into %s%s", split.path, filepath.Join(split.path, "<class>"), g.trainHint(root.path))
 	}
 	first := g.classes == nil
-	var samples []Sample
+	samples := make([]Sample, 0, split.total)
 	for _, class := range split.folders {
 		where := relative(root.path, class.path)
 		if class.total == 0 {
