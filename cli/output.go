@@ -377,6 +377,9 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	var f facts
 	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d parameters", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
 	f.add("trained on", "%s, in %s", trainingImages(r.TrainedOn), wording.Seconds(r.Seconds))
+	if share := r.WaitShare(); share >= muchWaiting {
+		f.add("note", "the steps waited for images %s of the time; to wait less, keep the decoded images (--cache), or store the images smaller or on a faster disk", wording.Percent(share))
+	}
 	if r.Val != nil {
 		f.add("validation accuracy", "%s", wording.Percent(*r.Val))
 	}
@@ -406,6 +409,9 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	}
 	return a.write(text + f.String())
 }
+
+// muchWaiting is the share of the time that waits for images from which the command says so.
+const muchWaiting = 0.1
 
 // fewTests is the number of test images below which the command says that the interval is wide.
 const fewTests = 30
