@@ -117,7 +117,7 @@ func TestTableImages(t *testing.T) {
 		"empty":        {"t.csv", "", "", nil, []string{"t.csv is empty"}},
 		"header only":  {"t.csv", "image\n", "", nil, []string{"lists no images"}},
 		"outside":      {"t.csv", "image\na.png\n../b.png\n", "", nil, []string{"t.csv:3", "leaves the folder"}},
-		"uneven rows":  {"t.csv", "image,n\na.png\n", "", nil, []string{"number of fields"}},
+		"uneven rows":  {"t.csv", "image,n\na.png\n", "", nil, []string{"t.csv:2", "the row has 1 cells, want 2"}},
 		"no object":    {"t.jsonl", "{\"image\": \"a.png\"}\n[1]\n", "", nil, []string{"t.jsonl:2"}},
 		"missing key":  {"t.jsonl", "{\"image\": \"a.png\"}\n{\"x\": 1}\n", "", nil, []string{"t.jsonl:2", "missing"}},
 	} {
