@@ -65,6 +65,10 @@ type Classifier struct {
 	// the probabilities; see delta.Delta.Temperature. No temperature changes the order of the
 	// classes. 0 means 1, which keeps the probabilities of the model.
 	Temperature float64
+	// RejectBelow is the probability of the most probable class, from 0 to below 1, below which an
+	// image is unknown. The probability depends on Temperature. Default: 0, and no image is
+	// unknown.
+	RejectBelow float64
 
 	be        backend.Backend
 	predictor *train.Predictor
@@ -106,7 +110,10 @@ func (c *Classifier) Close() { c.predictor.Close() }
 type Prediction struct {
 	Path string        // path of the image, as in dataset.Sample.Path
 	Top  []Probability // largest logit first; classes with equal logits in the order of their index
-	Err  error         // why the image could not be read, with Top empty; nil: the image was read
+	// Unknown reports whether the most probable class is less probable than Classifier.RejectBelow.
+	// Top holds the classes all the same.
+	Unknown bool
+	Err     error // why the image could not be read, with Top empty; nil: the image was read
 }
 
 // Probability is the predicted probability of one class: the softmax of the logits, divided by the
@@ -153,13 +160,15 @@ func (c *Classifier) PredictSamples(ctx context.Context, samples []dataset.Sampl
 	}
 }
 
-// checkOptions returns an error if topK or the temperature is out of range.
+// checkOptions returns an error if topK, the temperature or RejectBelow is out of range.
 func (c *Classifier) checkOptions(topK int) error {
 	switch {
 	case topK < 1:
 		return optionError(option.Errorf("top-k", "top-k %d: expected at least 1 class", topK))
 	case !(c.Temperature >= 0) || math.IsInf(c.Temperature, 1):
 		return optionError(option.Errorf("temperature", "temperature %v: expected a finite number above 0; 1 keeps the probabilities of the model", c.Temperature))
+	case !(c.RejectBelow >= 0 && c.RejectBelow < 1):
+		return optionError(option.Errorf("reject-below", "rejection below the probability %v: expected a number from 0 to below 1; 0 rejects no image", c.RejectBelow))
 	}
 	return nil
 }
@@ -194,7 +203,7 @@ func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK i
 		for rank, t := range r.Top {
 			top[rank] = Probability{c.Classes[t.Class], t.Class, t.Probability}
 		}
-		out[good[row]].Top = top
+		out[good[row]].Top, out[good[row]].Unknown = top, r.Confidence() < c.RejectBelow
 	}
 	return out, nil
 }

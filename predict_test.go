@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -86,12 +87,38 @@ func TestTemperature(t *testing.T) {
 			t.Errorf("%d predictions for %d images", n, len(files))
 		}
 	}
+	// Of two classifiers that differ in RejectBelow only the field Unknown differs.
+	for _, temperature := range []float64{1, 0.6} {
+		classifier.Temperature, classifier.RejectBelow = temperature, 0
+		var all []spt.Prediction
+		for p, err := range classifier.Predict(t.Context(), files, 2) {
+			if err != nil || p.Unknown {
+				t.Fatalf("prediction %+v without rejection, error %v", p, err)
+			}
+			all = append(all, p)
+		}
+		// the probability of an image itself does not reject it, and the next number does
+		limit := all[7].Top[0].Probability
+		for _, below := range []float64{limit, math.Nextafter(limit, 1), 0.999} {
+			classifier.RejectBelow = below
+			i := 0
+			for p, err := range classifier.Predict(t.Context(), files, 2) {
+				want := all[i]
+				want.Unknown = want.Top[0].Probability < below
+				if err != nil || !reflect.DeepEqual(p, want) {
+					t.Errorf("rejection below %v: %+v, want %+v (%v)", below, p, want, err)
+				}
+				i++
+			}
+		}
+	}
 	for _, bad := range []struct {
-		temperature float64
-		topK        int
-		want        string
-	}{{-1, 1, "temperature -1"}, {math.NaN(), 1, "temperature NaN"}, {math.Inf(1), 1, "temperature +Inf"}, {1, 0, "top-k 0"}} {
-		classifier.Temperature = bad.temperature
+		temperature, reject float64
+		topK                int
+		want                string
+	}{{-1, 0, 1, "temperature -1"}, {math.NaN(), 0, 1, "temperature NaN"}, {math.Inf(1), 0, 1, "temperature +Inf"}, {1, 0, 0, "top-k 0"},
+		{1, 1, 1, "probability 1"}, {1, -0.5, 1, "probability -0.5"}, {1, math.NaN(), 1, "probability NaN"}} {
+		classifier.Temperature, classifier.RejectBelow = bad.temperature, bad.reject
 		n := 0
 		for _, err := range classifier.Predict(t.Context(), files, bad.topK) {
 			n++

@@ -138,6 +138,9 @@ type verification struct {
 	Untrained  []string       `json:"classes_without_training_images"`
 	Unreadable []skippedImage `json:"unreadable"`
 	Duplicates []duplicate    `json:"duplicates"`
+	Deep       int            `json:"deep,omitempty"` // see dataset.Traits
+	Dim        int            `json:"dim,omitempty"`
+	Profiles   map[string]int `json:"icc_profiles,omitempty"`
 	// Ignored counts the files in class folders that are not images, by extension.
 	Ignored map[string]int `json:"ignored,omitempty"`
 	Stray   int            `json:"stray,omitempty"`      // images outside the class folders
@@ -146,7 +149,8 @@ type verification struct {
 
 func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool) error {
 	doc := verification{Data: d.Root, Layout: d.Layout, Split: d.Split, SHA256: v.SHA256, Images: v.Images, Bytes: v.Bytes, Smallest: v.Smallest, Largest: v.Largest,
-		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}, Ignored: d.Ignored, Stray: d.Stray, Notes: d.Notes}
+		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}, Ignored: d.Ignored, Stray: d.Stray, Notes: d.Notes,
+		Deep: v.Traits.Deep, Dim: v.Traits.Dim, Profiles: v.Traits.Profiles}
 	for _, s := range v.Splits {
 		count := splitCount{s.Name, s.Images, s.Bytes, map[string]int{}}
 		for i, n := range s.Classes {
@@ -204,6 +208,20 @@ func classTable(d *dataset.Dataset, v dataset.Verification, perClass bool) strin
 	}) + "\n"
 }
 
+// addTraits adds lines about the images whose pixels may mean something else than the model
+// expects.
+func (v verification) addTraits(f *facts) {
+	if v.Deep > 0 {
+		f.add("16-bit images", "%d, of which the high bytes are read", v.Deep)
+	}
+	if v.Dim > 0 {
+		f.add("16-bit images", "%d of them use less than a quarter of the range, so they are nearly black: scale their values to 0 to 65535, with one factor for all images", v.Dim)
+	}
+	if text, n := countNamed(v.Profiles, "no description"); n > 0 {
+		f.add("ICC profiles", "%s with a profile that is not applied, as in torchvision and timm: %s", wording.Plural(n, "image"), text)
+	}
+}
+
 // String returns the findings as text, with at most ten of each kind.
 func (v verification) String() string {
 	var f facts
@@ -225,6 +243,7 @@ func (v verification) String() string {
 		s := v.Unreadable[i]
 		return fmt.Sprintf("%s (%s, %s): %s", printable(s.Path), s.Split, s.Where, s.Error)
 	})
+	v.addTraits(&f)
 	f.addSkipped(v.Ignored, v.Stray)
 	f.addNotes(v.Notes)
 	// Copies in several splits come first.

@@ -39,8 +39,10 @@ give --data if the data set has moved. All images of another data set without sp
 measured, unless --split, a fraction or --split-seed is given. A note tells you if the delta
 was trained on the measured images.
 
-The command leaves a page with the confusion matrix, the classes, the mistakes and the
-reliability of the probabilities, as 'spt report' writes it. --predictions writes the
+A table says which share of the images 'spt predict --reject-below' would answer at several
+thresholds, and the accuracy of these answers. The command leaves a page with the confusion
+matrix, the classes, the mistakes and the reliability of the probabilities, as 'spt report'
+writes it. --predictions writes the
 probabilities of all classes to a table for other programs. --against evaluates a second delta
 on the same images and compares the two image by image.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
@@ -404,7 +406,32 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 	if m.report != "" {
 		f = append(f, reportFact(m.report)...)
 	}
-	return a.write(text + f.String())
+	text += f.String()
+	if m.page != nil {
+		text += "\n" + coverageTable(m.page)
+	}
+	return a.write(text)
+}
+
+// shownThresholds lists the thresholds in the table of 'spt eval'.
+var shownThresholds = []float64{0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99}
+
+// coverageTable returns a table of what rejection at thresholds leaves unanswered and gains. The
+// probabilities are those of 'spt predict --reject-below'.
+func coverageTable(e *report.Evaluation) string {
+	return table(func(w io.Writer) {
+		fmt.Fprintln(w, "reject below\tanswered\taccuracy of answers")
+		for _, c := range e.Coverage() {
+			if !slices.Contains(shownThresholds, c.Threshold) {
+				continue
+			}
+			accuracy := "-"
+			if c.Images > 0 {
+				accuracy = wording.Percent(c.Accuracy)
+			}
+			fmt.Fprintf(w, "%g\t%s\t%s\n", c.Threshold, wording.Percent(c.Share), accuracy)
+		}
+	})
 }
 
 // addMetrics adds the metrics of an evaluation beyond the accuracy and the loss.

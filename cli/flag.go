@@ -130,6 +130,7 @@ type options struct {
 	split, probe, only                                      string
 	budgets                                                 []plan.Budget
 	topK, classes                                           int
+	rejectBelow                                             float64
 	bound                                                   float64
 	explain, compare, perClass, runSuite, resumeState       bool
 	// predictions, against and logits belong to eval, noReport to all commands that leave a report.

@@ -757,6 +757,11 @@ func flagTable() []flagRow {
 		{name: "calibrated", on: "predict", group: outputGroup, common: true,
 			help:  "divide the logits by the temperature of the delta, so that a probability says how often the class is right",
 			field: func(o *options) any { return &o.calibrated }},
+		{name: "reject-below", on: "predict", group: outputGroup, common: true,
+			help: "answer unknown for an image whose most probable class has a lower probability; the probabilities are those of " +
+				"--calibrated if the delta has a temperature",
+			kind: "P", bounds: shares, auto: "no image is unknown",
+			field: func(o *options) any { return &o.rejectBelow }},
 		{name: "bound", on: "merge", group: outputGroup, common: true,
 			help: "the largest allowed difference of a logit between the merged and the tuned backbone",
 			kind: "NUMBER", bounds: aboveZero, def: delta.DefaultBound,

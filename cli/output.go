@@ -216,23 +216,30 @@ func (f *facts) addSkipped(ignored map[string]int, stray int) {
 // describeIgnored returns the numbers of files that are not images in words. ignored counts them by
 // extension. The text is empty if there are none.
 func describeIgnored(ignored map[string]int) string {
-	kinds := slices.SortedFunc(maps.Keys(ignored), func(a, b string) int {
-		return cmp.Or(ignored[b]-ignored[a], strings.Compare(a, b))
-	})
-	total, text := 0, ""
-	for i, ext := range kinds {
-		total += ignored[ext]
-		if i < 10 {
-			text += fmt.Sprintf(", %s %d", printable(cmp.Or(ext, "no extension")), ignored[ext])
-		}
-	}
-	if more := len(kinds) - 10; more > 0 {
-		text += fmt.Sprintf(", and %d more kinds", more)
-	}
+	text, total := countNamed(ignored, "no extension")
 	if total == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s without an image extension: %s", wording.Plural(total, "file"), text[2:])
+	return fmt.Sprintf("%s without an image extension: %s", wording.Plural(total, "file"), text)
+}
+
+// countNamed returns the ten most frequent names of counts as text, such as ".txt 3, .xml 1", and
+// the sum of all counts. unnamed stands for the name "".
+func countNamed(counts map[string]int, unnamed string) (text string, total int) {
+	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
+	})
+	var parts []string
+	for i, name := range names {
+		total += counts[name]
+		if i < 10 {
+			parts = append(parts, fmt.Sprintf("%s %d", printable(cmp.Or(name, unnamed)), counts[name]))
+		}
+	}
+	if more := len(names) - 10; more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more kinds", more))
+	}
+	return strings.Join(parts, ", "), total
 }
 
 func modelName(m *backbone.Model) string {
@@ -377,6 +384,9 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	var f facts
 	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d parameters", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
 	f.add("trained on", "%s, in %s", trainingImages(r.TrainedOn), wording.Seconds(r.Seconds))
+	if share := r.WaitShare(); share >= muchWaiting {
+		f.add("note", "the steps waited for images %s of the time; to wait less, keep the decoded images (--cache), or store the images smaller or on a faster disk", wording.Percent(share))
+	}
 	if r.Val != nil {
 		f.add("validation accuracy", "%s", wording.Percent(*r.Val))
 	}
@@ -409,6 +419,9 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	}
 	return a.write(text + f.String())
 }
+
+// muchWaiting is the share of the time that waits for images from which the command says so.
+const muchWaiting = 0.1
 
 // fewTests is the number of test images below which the command says that the interval is wide.
 const fewTests = 30

@@ -39,9 +39,14 @@ apostrophe.
 
 With --calibrated a probability says how often the class is right: the logits are divided by a
 temperature, which tuning has fitted to validation images and stored in the delta. The order of
-the classes does not change.`,
+the classes does not change.
+
+With --reject-below P an image is unknown if no class has the probability P, such as an image of
+something else. Its line says so before the classes; a table has the column unknown. 'spt eval'
+prints how many images each P would answer, and how many of these answers are right.`,
 		Example: `  spt predict --delta runs/clothing-spt-lora photo.jpg holiday/
   spt predict --delta runs/clothing-spt-lora --calibrated --out holiday.csv holiday/
+  spt predict --delta runs/clothing-spt-lora --reject-below 0.8 holiday/
   spt predict --delta runs/clothing-spt-lora - < paths.txt
   spt predict --model merged.safetensors --top-k 1 --json photo.jpg`,
 		Args: arguments(1, -1, "the paths of images, folders, archives or tables"),
@@ -93,8 +98,10 @@ the classes does not change.`,
 			return err
 		}
 		defer c.Close()
-		if o.calibrated {
-			c.Temperature = t.delta.Temperature
+		if c.RejectBelow = o.rejectBelow; o.calibrated || o.rejectBelow > 0 {
+			if c.Temperature = t.temperature(); c.Temperature == 0 {
+				a.message("note: there is no temperature that calibrates the probabilities, so --reject-below compares those of the model, which are often too high")
+			}
 		}
 		if a.json && o.out == "" {
 			if err := a.writeLeftOut(images); err != nil {
@@ -106,9 +113,13 @@ the classes does not change.`,
 		defer p.close()
 		var rows []evaluate.Row // of the table
 		var bad []error
+		unknown := 0
 		take := func(prediction spt.Prediction) error {
 			if prediction.Err != nil {
 				bad = append(bad, prediction.Err)
+			}
+			if prediction.Unknown {
+				unknown++
 			}
 			if o.out == "" {
 				return a.writePrediction(prediction)
@@ -132,10 +143,10 @@ the classes does not change.`,
 		}
 		p.close()
 		if o.out != "" {
-			if err := evaluate.WriteTop(o.out, c.Classes, rows); err != nil {
+			if err := evaluate.WriteTop(o.out, c.Classes, rows, o.rejectBelow > 0); err != nil {
 				return err
 			}
-			if err := a.writePredicted(o.out, images, len(bad)); err != nil {
+			if err := a.writePredicted(o.out, images, len(bad), unknown); err != nil {
 				return err
 			}
 		}
@@ -154,7 +165,7 @@ the classes does not change.`,
 
 // tableRow returns the row of a prediction in the table of --out.
 func tableRow(p spt.Prediction) evaluate.Row {
-	row := evaluate.Row{Path: p.Path}
+	row := evaluate.Row{Path: p.Path, Unknown: p.Unknown}
 	if p.Err != nil {
 		row.Error = p.Err.Error()
 	}
@@ -164,22 +175,27 @@ func tableRow(p spt.Prediction) evaluate.Row {
 	return row
 }
 
-// writePredicted prints the result of --out. bad is the number of images that cannot be read.
-func (a *app) writePredicted(out string, images *imageList, bad int) error {
+// writePredicted prints the result of --out. bad is the number of images that cannot be read, and
+// unknown the number of those that are rejected.
+func (a *app) writePredicted(out string, images *imageList, bad, unknown int) error {
 	if a.json {
 		return a.writeJSON(struct {
 			Out        string         `json:"out"`
 			Images     int            `json:"images"` // also those that cannot be read
 			Unreadable int            `json:"unreadable"`
+			Unknown    int            `json:"unknown,omitempty"`
 			Bytes      int64          `json:"bytes"`
 			LeftOut    []leftOutImage `json:"left_out,omitempty"`
 			Ignored    []ignoredFiles `json:"ignored,omitempty"`
-		}{out, images.len(), bad, fileSize(out), images.leftOutImages(), images.ignored})
+		}{out, images.len(), bad, unknown, fileSize(out), images.leftOutImages(), images.ignored})
 	}
 	var f facts
 	f.add("images", "%d", images.len())
 	if bad > 0 {
 		f.add("unreadable", "%d of them", bad)
+	}
+	if unknown > 0 {
+		f.add("unknown", "%d of them", unknown)
 	}
 	f.add("predictions", "%s, %s", printable(out), wording.Bytes(fileSize(out)))
 	return a.write(f.String())
@@ -189,10 +205,11 @@ func (a *app) writePredicted(out string, images *imageList, bad int) error {
 func (a *app) writePrediction(p spt.Prediction) error {
 	if a.json {
 		line := struct {
-			Path  string            `json:"path"`
-			Top   []spt.Probability `json:"top,omitempty"`
-			Error string            `json:"error,omitempty"`
-		}{Path: jsonfile.Text(p.Path), Top: p.Top}
+			Path    string            `json:"path"`
+			Unknown bool              `json:"unknown,omitempty"`
+			Top     []spt.Probability `json:"top,omitempty"`
+			Error   string            `json:"error,omitempty"`
+		}{Path: jsonfile.Text(p.Path), Unknown: p.Unknown, Top: p.Top}
 		if p.Err != nil {
 			line.Error = p.Err.Error()
 		}
@@ -203,6 +220,9 @@ func (a *app) writePrediction(p spt.Prediction) error {
 	}
 	var b strings.Builder
 	b.WriteString(printable(p.Path))
+	if p.Unknown {
+		b.WriteString("\tunknown")
+	}
 	for _, t := range p.Top {
 		fmt.Fprintf(&b, "\t%s %s", printable(t.Class), wording.Percent(t.Probability))
 	}

@@ -366,6 +366,7 @@ func sameTable(ts *testscript.TestScript, _ bool, args []string) {
 	for text := range strings.Lines(ts.ReadFile(args[0])) {
 		var line struct {
 			Path, Error string
+			Unknown     bool
 			Top         []struct {
 				Class       string
 				Probability float64
@@ -386,6 +387,9 @@ func sameTable(ts *testscript.TestScript, _ bool, args []string) {
 		if line.Error != "" {
 			row["error"] = line.Error
 		}
+		if line.Unknown {
+			row["unknown"] = "true"
+		}
 		want = append(want, row)
 	}
 	got := readTable(ts, args[1])
@@ -393,6 +397,11 @@ func sameTable(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%s has %d rows, want %d", args[1], len(got), len(want))
 	}
 	for i, row := range got {
+		if unknown, ok := row["unknown"]; ok && fmt.Sprint(unknown) == "false" {
+			delete(row, "unknown") // a line leaves it out
+		} else if ok {
+			row["unknown"] = fmt.Sprint(unknown)
+		}
 		if !reflect.DeepEqual(row, want[i]) {
 			ts.Fatalf("row %d of %s is %v, want %v", i+1, args[1], row, want[i])
 		}

@@ -314,6 +314,14 @@ func splitsOf(columns []*splitColumn, table string, fixed int) (splits []int, no
 	unused := func(c *splitColumn, why string, args ...any) {
 		notes = append(notes, fmt.Sprintf("%s: column %q is not used: %s", table, abbreviate(c.name), fmt.Sprintf(why, args...)))
 	}
+	empty := func(splits []int) (n int) {
+		for _, s := range splits {
+			if s < 0 {
+				n++
+			}
+		}
+		return n
+	}
 	words := false // the splits come from a column of words
 	for _, c := range columns {
 		switch {
@@ -341,6 +349,9 @@ func splitsOf(columns []*splitColumn, table string, fixed int) (splits []int, no
 				if splits[i] == 0 {
 					splits[i] = max(s, 0)
 				}
+			}
+			if n := empty(c.splits); words && n > 0 {
+				notes = append(notes, fmt.Sprintf("%s: %s in training, because the column %q states no split", table, countAre(n), abbreviate(c.name)))
 			}
 		}
 	}

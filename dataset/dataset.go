@@ -24,6 +24,7 @@
 package dataset
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -163,12 +164,8 @@ func (d *Dataset) check() error {
 	if len(d.Train) == 0 && (!d.Options.NoTrain || len(d.Val)+len(d.Test) == 0) {
 		return errors.New("there are no training images")
 	}
-	type image struct {
-		path   string
-		memory *RGB
-	}
-	type place struct{ split, where string }
-	seen := make(map[image]place)
+	// The values count the samples of all splits, which takes less memory than their places.
+	files, images, at := make(map[string]int32, len(d.Train)+len(d.Val)+len(d.Test)), make(map[*RGB]int32), int32(0)
 	trained := make([]bool, len(d.Classes))
 	for _, s := range d.splits() {
 		for _, sample := range *s.samples {
@@ -176,19 +173,23 @@ func (d *Dataset) check() error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", sample.Where, err)
 			}
-			key := image{sample.Path, sample.Image}
-			if sample.Image != nil {
-				key.path = ""
+			first, seen := images[sample.Image]
+			if sample.Image == nil {
+				first, seen = files[sample.Path]
+				files[sample.Path] = at
+			} else {
+				images[sample.Image] = at
 			}
-			if first, ok := seen[key]; ok {
-				if first.split == s.name {
+			if seen {
+				split, where := d.place(int(first))
+				if split == s.name {
 					return fmt.Errorf("%s: %s is listed twice in the %s split (first at %s): remove one entry",
-						sample.Where, sample.name(), s.name, first.where)
+						sample.Where, sample.name(), s.name, where)
 				}
 				return fmt.Errorf("%s: %s is in the %s split and, at %s, in the %s split: keep it in one split only",
-					sample.Where, sample.name(), s.name, first.where, first.split)
+					sample.Where, sample.name(), s.name, where, split)
 			}
-			seen[key] = place{s.name, sample.Where}
+			at++
 			switch {
 			case class < 0: // no single class
 			case s.name == "train":
@@ -200,6 +201,18 @@ func (d *Dataset) check() error {
 		}
 	}
 	return nil
+}
+
+// place returns the split of a sample and the place that lists the sample. i counts the samples of
+// all splits.
+func (d *Dataset) place(i int) (split, where string) {
+	for _, s := range d.splits() {
+		if i < len(*s.samples) {
+			return s.name, (*s.samples)[i].Where
+		}
+		i -= len(*s.samples)
+	}
+	return "", ""
 }
 
 // checkTarget returns the stratum of a target, or an error if the target does not fit the classes.
@@ -233,12 +246,16 @@ func (d *Dataset) Fingerprint() string {
 	h := sha256.New() // its Write never fails
 	fmt.Fprintf(h, "%q\n", d.Classes)
 	for _, split := range d.splits() {
-		for _, s := range *split.samples {
-			size := int64(0)
-			if s.Image == nil {
-				size = max(size, s.source().size())
+		samples := *split.samples
+		sizes := make([]int64, len(samples))
+		// never cancelled
+		_ = parallel(context.Background(), len(samples), scanWorkers, func(i int) {
+			if s := samples[i]; s.Image == nil {
+				sizes[i] = max(0, s.source().size())
 			}
-			fmt.Fprintf(h, "%q %s %q %d\n", relative(d.Root, s.Path), s.Target, s.Where, size)
+		})
+		for i, s := range samples {
+			fmt.Fprintf(h, "%q %s %q %d\n", relative(d.Root, s.Path), s.Target, s.Where, sizes[i])
 		}
 		fmt.Fprintln(h)
 	}

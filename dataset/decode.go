@@ -52,17 +52,18 @@ type format struct {
 	magic  []string // possible first bytes of a file; "?" matches any byte
 	size   func([]byte) (width, height int, err error)
 	decode func([]byte) (*RGB, error)
+	deep   func([]byte) bool // whether a channel has 16 bits; nil: never
 }
 
 // formats lists the supported formats.
 var formats = []format{
-	{"jpeg", []string{"\xff\xd8\xff"}, jpeg.Size, decodeJPEG},
-	{"png", []string{pngSignature}, pngSize, decodePNG},
-	{"gif", []string{"GIF87a", "GIF89a"}, gifSize, decodeGIF},
-	{"webp", []string{"RIFF????WEBPVP8"}, webpSize, decodeWebP},
-	{"bmp", []string{"BM"}, bmpSize, decodeBMP},
-	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b"}, tiffSize, decodeTIFF},
-	{"pnm", []string{"P5", "P6"}, pnmSize, decodePNM},
+	{"jpeg", []string{"\xff\xd8\xff"}, jpeg.Size, decodeJPEG, nil},
+	{"png", []string{pngSignature}, pngSize, decodePNG, deepPNG},
+	{"gif", []string{"GIF87a", "GIF89a"}, gifSize, decodeGIF, nil},
+	{"webp", []string{"RIFF????WEBPVP8"}, webpSize, decodeWebP, nil},
+	{"bmp", []string{"BM"}, bmpSize, decodeBMP, nil},
+	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b"}, tiffSize, decodeTIFF, deepTIFF},
+	{"pnm", []string{"P5", "P6"}, pnmSize, decodePNM, nil},
 }
 
 // decodeImage decodes an image file of any supported format: JPEG, PNG, GIF and WebP (of an
@@ -71,9 +72,11 @@ var formats = []format{
 //
 // The pixels equal the result of Pillow's convert("RGB"): palette indices become colours, grey is
 // copied to three channels, and alpha is dropped without blending. A file that ends before its last
-// pixel is an error. Two things differ from Pillow on purpose. First, 16-bit channels keep their
-// high byte. Pillow would clip grey 16-bit images at 255, so they would be nearly white. Second,
-// decodeImage applies the orientation that EXIF or XMP states.
+// pixel is an error. Two things differ from Pillow on purpose. First, grey channels of 16 bits keep
+// their high byte, as all channels of 16 bits do in Pillow's RGB, in torchvision's to_dtype and in
+// OpenCV's PNG reader. Pillow clips them at 255 instead, so they are nearly white. Second,
+// decodeImage applies the orientation that EXIF or XMP states. ICC profiles are not applied, as by
+// convert, torchvision and timm.
 //
 // Some damaged and rare files are an error, although Pillow reads pixels from them: other pixels
 // than the file holds, or pixels that decoders do not agree on. Some damaged files are read that

@@ -85,10 +85,7 @@ func parseJSONList(ctx context.Context, name string, text []byte) ([]Sample, err
 	// line returns the current line of the decoder, for errors that cannot name a key.
 	line := func() int { return 1 + bytes.Count(text[:min(int(d.InputOffset()), len(text))], []byte("\n")) }
 	fail := func(err error) error {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return fmt.Errorf("%s:%d: reading JSON: %w", name, line(), err)
+		return fmt.Errorf("%s:%d: %w", name, line(), jsonCut(err))
 	}
 	token, err := d.Token()
 	if err != nil {
@@ -123,11 +120,15 @@ func parseJSONList(ctx context.Context, name string, text []byte) ([]Sample, err
 		}
 		number, ok := value.(json.Number)
 		if !ok {
-			return nil, fmt.Errorf("%s: found %.80q, want a class id", where, fmt.Sprint(value))
+			found := fmt.Sprintf("%.80q", fmt.Sprint(value))
+			if value == nil {
+				found = "null"
+			}
+			return nil, fmt.Errorf("%s (line %d): found %s, want a class id, which is an integer from 0", where, line(), found)
 		}
 		id, err := strconv.Atoi(number.String())
 		if err != nil {
-			return nil, fmt.Errorf("%s: class id %.80s is not an integer", where, number)
+			return nil, fmt.Errorf("%s: class id %.80s is not an integer from 0 to %d", where, number, maxLabel)
 		}
 		if id < 0 {
 			return nil, fmt.Errorf("%s: class id %d is negative", where, id)

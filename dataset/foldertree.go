@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // folder is a folder with all files and folders below it.
@@ -18,6 +19,8 @@ type folder struct {
 	name, path string
 	images     []string  // paths of the images directly in the folder, sorted by name
 	folders    []*folder // sorted by the bytes of their names, as by Python's sorted
+	// number of images in the folder and below it that are no regular files, such as links
+	links int
 	// number of files directly in the folder that are not images, by extension
 	others map[string]int
 	// paths of the files in others whose extension is in unsupportedFormats
@@ -32,16 +35,23 @@ const maxFolderDepth = 100
 // two links to the next folder in each of n folders, the last one could be read 2ⁿ times.
 const maxFolderVisits = 8
 
+// scanWorkers is the number of folders that are read at the same time, and of files whose size is
+// read. They wait for the disk or the network more than for a processor.
+const scanWorkers = 16
+
 // folderScanner reads trees of folders. Together they visit a folder at most maxFolderVisits times.
 type folderScanner struct {
-	at     files
+	at      files
+	running chan struct{} // holds an element for each goroutine besides the first one
+
+	mu     sync.Mutex     // guards the maps
 	hidden map[string]int // counts of hidden and system names; nil means no counts
 	visits map[string]int // by the real path of a folder
 }
 
 // newFolderScanner returns a scanner. hidden may be nil.
 func newFolderScanner(at files, hidden map[string]int) *folderScanner {
-	return &folderScanner{at, hidden, map[string]int{}}
+	return &folderScanner{at: at, running: make(chan struct{}, scanWorkers-1), hidden: hidden, visits: map[string]int{}}
 }
 
 // scanFolder reads a folder and all folders below it. It follows links and skips hidden and system
@@ -71,21 +81,26 @@ func (s *folderScanner) below(ctx context.Context, path, real string, ancestors 
 	if len(ancestors) == maxFolderDepth {
 		return nil, fmt.Errorf("folder %s lies in %d other folders, the limit: move it up", path, maxFolderDepth)
 	}
-	if s.visits[real]++; s.visits[real] > maxFolderVisits {
+	s.mu.Lock()
+	s.visits[real]++
+	visits := s.visits[real]
+	s.mu.Unlock()
+	if visits > maxFolderVisits {
 		return nil, fmt.Errorf("folder %s leads to %s, to which %d other paths lead already: remove some of the links", path, real, maxFolderVisits)
 	}
-	ancestors = append(ancestors, real)
+	ancestors = append(slices.Clip(ancestors), real) // goroutines share the old ones
 	entries, err := s.at.list(path)
 	if err != nil {
 		return nil, err
 	}
 	f := &folder{at: s.at, name: filepath.Base(path), path: path, others: make(map[string]int)}
+	var images []string // names
+	var folders []subfolder
+	hidden := map[string]int{}
 	for _, e := range entries {
-		name, full := e.Name(), filepath.Join(path, e.Name())
+		name := e.Name()
 		if key := hiddenName(name); key != "" {
-			if s.hidden != nil {
-				s.hidden[key]++
-			}
+			hidden[key]++
 			continue
 		}
 		isFolder, err := leadsToFolder(s.at, path, e)
@@ -94,30 +109,94 @@ func (s *folderScanner) below(ctx context.Context, path, real string, ancestors 
 		}
 		switch {
 		case isFolder:
-			in := filepath.Join(real, name)
+			sub := subfolder{filepath.Join(path, name), filepath.Join(real, name)}
 			if e.Type()&fs.ModeSymlink != 0 {
-				if in, err = s.at.real(full); err != nil {
-					return nil, fmt.Errorf("following %s: %w", full, err)
+				if sub.real, err = s.at.real(sub.path); err != nil {
+					return nil, fmt.Errorf("following %s: %w", sub.path, err)
 				}
 			}
-			sub, err := s.below(ctx, full, in, ancestors)
-			if err != nil {
-				return nil, err
-			}
-			f.folders = append(f.folders, sub)
-			f.total += sub.total
+			folders = append(folders, sub)
 		case IsImageName(name):
-			f.images = append(f.images, full)
-			f.total++
+			images = append(images, name)
+			if !e.Type().IsRegular() {
+				f.links++
+			}
 		default:
 			ext := strings.ToLower(filepath.Ext(name))
 			f.others[ext]++
 			if _, ok := unsupportedFormats[ext]; ok {
-				f.unsupported = append(f.unsupported, full)
+				f.unsupported = append(f.unsupported, filepath.Join(path, name))
 			}
 		}
 	}
-	return f, nil
+	s.count(hidden)
+	f.images, f.total = joinPaths(path, images), len(images)
+	return f, s.addFolders(ctx, f, folders, ancestors)
+}
+
+// subfolder is a folder that is to be read: its path, and its path without links.
+type subfolder struct{ path, real string }
+
+// addFolders reads folders below f, some of them in goroutines of their own. It returns the error
+// of the first folder that has one.
+func (s *folderScanner) addFolders(ctx context.Context, f *folder, folders []subfolder, ancestors []string) error {
+	read, errs := make([]*folder, len(folders)), make([]error, len(folders))
+	var group sync.WaitGroup
+	for i, sub := range folders {
+		scan := func() { read[i], errs[i] = s.below(ctx, sub.path, sub.real, ancestors) }
+		select {
+		case s.running <- struct{}{}:
+			group.Go(func() {
+				defer func() { <-s.running }()
+				scan()
+			})
+		default:
+			scan()
+		}
+	}
+	group.Wait()
+	for i, sub := range read {
+		if errs[i] != nil {
+			return errs[i]
+		}
+		f.total, f.links = f.total+sub.total, f.links+sub.links
+	}
+	f.folders = read
+	return nil
+}
+
+// count adds counts of hidden names.
+func (s *folderScanner) count(hidden map[string]int) {
+	if s.hidden == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, n := range hidden {
+		s.hidden[name] += n
+	}
+}
+
+// joinPaths returns the paths of names in a folder, as filepath.Join does. The paths are parts of
+// one string, because a million strings take much memory.
+func joinPaths(folder string, names []string) []string {
+	prefix := strings.TrimSuffix(filepath.Join(folder, "x"), "x")
+	size := len(names) * len(prefix)
+	for _, name := range names {
+		size += len(name)
+	}
+	var all strings.Builder
+	all.Grow(size)
+	for _, name := range names {
+		all.WriteString(prefix)
+		all.WriteString(name)
+	}
+	rest, paths := all.String(), make([]string, len(names))
+	for i, name := range names {
+		end := len(prefix) + len(name)
+		paths[i], rest = rest[:end], rest[end:]
+	}
+	return paths
 }
 
 // systemNames lists the names, in lower case, of files and folders that systems and programs write
@@ -158,6 +237,9 @@ func leadsToFolder(at files, folder string, e fs.DirEntry) (bool, error) {
 // all returns the images in the folder and below it. The order is that of torchvision: folders
 // sorted by path, files sorted by name.
 func (f *folder) all() []string {
+	if len(f.folders) == 0 {
+		return f.images
+	}
 	files := make(map[string][]string)
 	var add func(*folder)
 	add = func(f *folder) {

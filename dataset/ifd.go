@@ -33,6 +33,7 @@ const (
 	tagSampleFormat    = 339
 	tagJPEGTables      = 347
 	tagXMP             = 700
+	tagICCProfile      = 34675
 	tagDNGVersion      = 50706
 )
 

@@ -18,6 +18,21 @@ var unsupportedFormats = map[string]string{
 	".svg": "SVG", ".ico": "ICO", ".tga": "TGA", ".psd": "Photoshop", ".dng": "DNG", ".cr2": "CR2", ".cr3": "CR3", ".nef": "NEF", ".arw": "ARW",
 }
 
+// unsupportedNotes returns a sentence for each format of images that this package does not decode.
+// ignored counts files by extension.
+func unsupportedNotes(ignored map[string]int) (notes []string) {
+	counts := map[string]int{}
+	for ext, n := range ignored {
+		if format := unsupportedFormats[ext]; format != "" {
+			counts[format] += n
+		}
+	}
+	for _, format := range slices.Sorted(maps.Keys(counts)) {
+		notes = append(notes, fmt.Sprintf("%s in the format %s, which spt does not read: convert to PNG, such as with ImageMagick: magick FILE FILE.png", countAre(counts[format]), format))
+	}
+	return notes
+}
+
 // FoundImages holds the files that [FindImages] found.
 type FoundImages struct {
 	// Images holds the images. Their targets are nil.

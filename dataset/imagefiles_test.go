@@ -2,9 +2,13 @@ package dataset
 
 import (
 	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -78,7 +82,7 @@ func TestManyLinks(t *testing.T) {
 	for _, n := range scanner.visits {
 		visits += n
 	}
-	if err == nil || !strings.Contains(err.Error(), "8 other paths lead already") || visits > 41*maxFolderVisits {
+	if err == nil || !strings.Contains(err.Error(), "8 other paths lead already") || visits > 2*41*maxFolderVisits {
 		t.Errorf("links to links: %d visits, error %v", visits, err)
 	}
 	if _, err := Open(t.Context(), root, OpenOptions{}); err == nil || !strings.Contains(err.Error(), "8 other paths lead already") {
@@ -113,7 +117,7 @@ func TestTableImages(t *testing.T) {
 		"empty":        {"t.csv", "", "", nil, []string{"t.csv is empty"}},
 		"header only":  {"t.csv", "image\n", "", nil, []string{"lists no images"}},
 		"outside":      {"t.csv", "image\na.png\n../b.png\n", "", nil, []string{"t.csv:3", "leaves the folder"}},
-		"uneven rows":  {"t.csv", "image,n\na.png\n", "", nil, []string{"number of fields"}},
+		"uneven rows":  {"t.csv", "image,n\na.png\n", "", nil, []string{"t.csv:2", "the row has 1 cells, want 2"}},
 		"no object":    {"t.jsonl", "{\"image\": \"a.png\"}\n[1]\n", "", nil, []string{"t.jsonl:2"}},
 		"missing key":  {"t.jsonl", "{\"image\": \"a.png\"}\n{\"x\": 1}\n", "", nil, []string{"t.jsonl:2", "missing"}},
 	} {
@@ -137,5 +141,60 @@ func TestTableImages(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestScanManyFolders compares the images of many nested folders, which several goroutines read,
+// with those of filepath.WalkDir, in the order of torchvision: folders sorted by path, then files.
+func TestScanManyFolders(t *testing.T) {
+	files := tree{}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 600 {
+		name := ""
+		for range 1 + rng.IntN(4) {
+			name += fmt.Sprintf("%d-%c/", rng.IntN(6), "aA.é"[rng.IntN(3)])
+		}
+		files[name+fmt.Sprintf("%d.png", rng.IntN(50))] = "image"
+		files[name+".hidden"] = "x"
+	}
+	root := files.write(t)
+	byFolder, hidden := map[string][]string{}, 0
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err == nil && e.Name() == ".hidden":
+			hidden++
+		case err == nil && !e.IsDir():
+			byFolder[filepath.Dir(path)] = append(byFolder[filepath.Dir(path)], path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, folder := range slices.Sorted(maps.Keys(byFolder)) {
+		want = append(want, slices.Sorted(slices.Values(byFolder[folder]))...)
+	}
+	counts := map[string]int{}
+	f, err := scanFolder(t.Context(), disk{}, root, counts)
+	if err != nil || !slices.Equal(f.all(), want) || f.total != len(want) || f.links != 0 || counts[".hidden"] != hidden {
+		t.Errorf("found %d images, %d links, %d hidden files, error %v, want %d images in the order of WalkDir, %d hidden files", len(f.all()), f.links, counts[".hidden"], err, len(want), hidden)
+	}
+	for path, want := range map[string]string{"": "a.png", ".": "a.png", "./": "a.png", "x/": "x/a.png", "x//y": "x/y/a.png", "/": "/a.png"} {
+		if got := joinPaths(path, []string{"a.png", "b.png"}); !slices.Equal(got, []string{want, strings.Replace(want, "a.png", "b.png", 1)}) {
+			t.Errorf("paths %q below %q, want %q first", got, path, want)
+		}
+	}
+}
+
+// TestDeadLink checks that a link to a missing image is an error, although the folder lists it.
+func TestDeadLink(t *testing.T) {
+	root := tree{"a/1.png": "image", "a/2.png": "@nowhere.png", "b/1.png": "image"}.write(t)
+	if _, err := Open(t.Context(), root, OpenOptions{}); err == nil || !strings.Contains(err.Error(), "2.png does not exist") {
+		t.Errorf("error %v, want one about the missing image", err)
+	}
+	d, err := Open(t.Context(), root, OpenOptions{SkipBadImages: true, ValFraction: -1, TestFraction: -1})
+	if err != nil || len(d.Skipped) != 1 || len(d.Train) != 2 {
+		t.Errorf("%d images, %d skipped (%v)", len(d.Train), len(d.Skipped), err)
 	}
 }

@@ -15,7 +15,7 @@ func recogniseImageFolder(ctx context.Context, src source) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if err := refuseFolderOfSets(src.at, src.root, folders); err != nil {
+	if err := refuseFolderOfSets(ctx, src.at, src.root, folders); err != nil {
 		return false, err
 	}
 	scanner := newFolderScanner(src.at, nil)
@@ -73,11 +73,13 @@ func readImageFolder(ctx context.Context, src source) (g contents, err error) {
 		}
 		return contents{}, fmt.Errorf("%w; if folder %[2]s holds the class folders, give %[2]s%[3]s", oneClass(g.classes[0]), holds.path, tableHint(src.at, src.root))
 	}
+	g.regular = root.links == 0 && src.at == files(disk{}) // findFiles finds the images in an archive
 	g.stray = root.total - len(g.train) - len(g.val) - len(g.test)
 	for _, u := range r.unread {
 		g.stray -= u.folder.total
 		g.addUnread(root, u)
 	}
+	g.notes = append(g.notes, unsupportedNotes(g.ignored)...)
 	if text, n := countNames(hidden); n > 0 {
 		g.notes = append(g.notes, fmt.Sprintf("%d hidden or system files and folders are not read: %s", n, text))
 	}
@@ -148,7 +150,7 @@ func (g *contents) readClassFolders(root, split *folder) ([]Sample, error) {
 		return nil, fmt.Errorf("folder %s has no class folders: put the images of each class into %s%s", split.path, filepath.Join(split.path, "<class>"), g.trainHint(root.path))
 	}
 	first := g.classes == nil
-	var samples []Sample
+	samples := make([]Sample, 0, split.total)
 	for _, class := range split.folders {
 		where := relative(root.path, class.path)
 		if class.total == 0 {
@@ -223,7 +225,11 @@ func foundExtensions(ignored map[string]int) string {
 	if len(ignored) == 0 {
 		return ""
 	}
-	return ", found " + strings.TrimSpace(strings.Join(slices.Sorted(maps.Keys(ignored)), " "))
+	found := ", found " + strings.TrimSpace(strings.Join(slices.Sorted(maps.Keys(ignored)), " "))
+	for _, note := range unsupportedNotes(ignored) {
+		found += "; " + note
+	}
+	return found
 }
 
 // subfolders returns the names of the folders in a folder, including links to folders. It skips

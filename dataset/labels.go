@@ -43,6 +43,7 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, 
 		if note := nearIntegers(g.classes); note != "" {
 			g.notes = append(g.notes, note)
 		}
+		g.notes = append(g.notes, suspectLabels(g.classes, splits)...)
 	}
 	for i, name := range g.classes {
 		byName[name] = i

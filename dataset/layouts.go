@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -254,19 +255,20 @@ func recogniseLayout(ctx context.Context, src source) (layout, error) {
 
 // refuseFolderOfSets returns an error if a subfolder of root holds the marker of a layout. root is
 // then the parent folder of data sets.
-func refuseFolderOfSets(at files, root string, folders []string) error {
-	for _, folder := range folders {
-		for _, l := range layouts() {
-			nested, err := anyExists(at, filepath.Join(root, folder), l.markers...)
-			if err != nil {
-				return err
-			}
-			if nested {
-				return fmt.Errorf("it is a folder of data sets: open one of them, such as %s", filepath.Join(root, folder))
-			}
-		}
+func refuseFolderOfSets(ctx context.Context, at files, root string, folders []string) error {
+	var markers []string
+	for _, l := range layouts() {
+		markers = append(markers, l.markers...)
 	}
-	return nil
+	errs := make([]error, len(folders))
+	err := parallel(ctx, len(folders), scanWorkers, func(i int) {
+		nested, err := anyExists(at, filepath.Join(root, folders[i]), markers...)
+		if err == nil && nested {
+			err = fmt.Errorf("it is a folder of data sets: open one of them, such as %s", filepath.Join(root, folders[i]))
+		}
+		errs[i] = err
+	})
+	return cmp.Or(append(errs, err)...)
 }
 
 // anyExists reports whether a folder has a file with one of the names.

@@ -72,6 +72,7 @@ type contents struct {
 	notes            []string       // see Dataset.Notes
 	fromOne          string         // the note that labels may begin at 1; "" if there is none
 	ignored          map[string]int // see Dataset.Ignored
+	regular          bool           // the images were seen to be regular files
 	stray            int            // see Dataset.Stray
 	base             string         // see Dataset.base
 	splitFolders     bool           // see Dataset.splitFolders
@@ -211,8 +212,10 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 		Train: g.train, Val: g.val, Test: g.test, Ignored: g.ignored, Stray: g.stray,
 		Notes: append(notes, g.notes...), Options: o, classFolders: l.classFolders, base: g.base, splitFolders: g.splitFolders,
 	}
-	if err := d.findFiles(ctx, src.at); err != nil {
-		return nil, err
+	if !g.regular {
+		if err := d.findFiles(ctx, src.at); err != nil {
+			return nil, err
+		}
 	}
 	if err := d.check(); err != nil {
 		if d.Skipped != nil {
@@ -283,7 +286,7 @@ func (d *Dataset) findFiles(ctx context.Context, at files) error {
 	var missing []SkippedImage
 	for _, s := range d.splits() {
 		bad := make([]error, len(*s.samples))
-		err := parallel(ctx, len(bad), 0, func(i int) {
+		err := parallel(ctx, len(bad), scanWorkers, func(i int) {
 			if sample := &(*s.samples)[i]; sample.stored == nil {
 				if _, bad[i] = findFile(at, sample.Path); bad[i] == nil {
 					sample.stored = at.image(sample.Path)

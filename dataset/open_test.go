@@ -8,6 +8,7 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -563,5 +564,49 @@ func TestTrainable(t *testing.T) {
 		if err := d.Trainable(); (err == nil) != (c.class == "") || err != nil && !strings.Contains(err.Error(), "there is one class, "+c.class+": ") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// BenchmarkOpenFolders opens data sets of up to a million images in up to 20,000 class folders. The
+// images are links to small files, and the page cache holds their folders. heap-B/image is the
+// memory that the opened data set keeps.
+func BenchmarkOpenFolders(b *testing.B) {
+	for _, size := range []struct{ images, classes int }{{1000, 20}, {10_000, 200}, {100_000, 2000}, {1_000_000, 20_000}} {
+		b.Run(fmt.Sprintf("%d images, %d classes", size.images, size.classes), func(b *testing.B) {
+			root, file := b.TempDir(), ""
+			for i := range size.images {
+				if i%50_000 == 0 { // a file may have few links
+					file = filepath.Join(b.TempDir(), "image")
+					if err := os.WriteFile(file, []byte("image"), 0o666); err != nil {
+						b.Fatal(err)
+					}
+				}
+				class := filepath.Join(root, fmt.Sprintf("n%05d", i*size.classes/size.images))
+				err := os.Link(file, filepath.Join(class, fmt.Sprintf("n%08d.png", i)))
+				if errors.Is(err, fs.ErrNotExist) {
+					if err = os.Mkdir(class, 0o777); err == nil {
+						err = os.Link(file, filepath.Join(class, fmt.Sprintf("n%08d.png", i)))
+					}
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			var d *Dataset
+			for b.Loop() {
+				var err error
+				if d, err = Open(b.Context(), root, OpenOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(int64(after.HeapAlloc)-int64(before.HeapAlloc))/float64(size.images), "heap-B/image")
+			b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)/float64(size.images)*1e6, "µs/image")
+			runtime.KeepAlive(d)
+		})
 	}
 }

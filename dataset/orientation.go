@@ -13,10 +13,12 @@ import (
 	"unicode/utf8"
 )
 
-// metadata holds the parts of an image file that may state its orientation.
+// metadata holds the parts of an image file that state its orientation or the meaning of its
+// colours.
 type metadata struct {
 	exif []byte // a TIFF file with one directory
 	xmp  []byte // XML
+	icc  []byte // the first part of an ICC profile; only of a JPEG file
 }
 
 // metadataReaders maps the name of a format to the function that finds the metadata of a file.
@@ -98,8 +100,8 @@ var (
 	xmpPrefix  = []byte("http://ns.adobe.com/xap/1.0/\x00")
 )
 
-// jpegMetadata reads the APP1 segments of a JPEG file. EXIF that does not fit in one segment
-// continues in the next one.
+// jpegMetadata reads the APP1 and APP2 segments of a JPEG file. EXIF that does not fit in one
+// segment continues in the next one.
 func jpegMetadata(data []byte) (m metadata) {
 	for at := 2; at+4 <= len(data); {
 		if data[at] != 0xff {
@@ -128,6 +130,9 @@ func jpegMetadata(data []byte) (m metadata) {
 			} else if rest, ok := bytes.CutPrefix(segment, xmpPrefix); ok {
 				m.xmp = rest
 			}
+		}
+		if rest, ok := bytes.CutPrefix(data[at+4:end], iccPrefix); ok && marker == 0xe2 && m.icc == nil && len(rest) >= 2 {
+			m.icc = rest[2:]
 		}
 		at = end
 	}

@@ -58,11 +58,14 @@ var foreign = []struct{ name, magic, advice string }{
 	{"a video or a container of another kind (RIFF)", "RIFF", ""},
 }
 
+// convertISO says how to convert an AVIF or HEIC image without another loss.
+const convertISO = "convert it to PNG, such as with ImageMagick: magick FILE FILE.png"
+
 // brands lists the brands of ISO media files, to name the formats in an error. The first format
 // that a file states is the one that counts.
 var brands = []struct{ name, brands, advice string }{
-	{"an AVIF image", "avif|avis", ""},
-	{"an HEIC image", "heic|heix|heim|heis|hevc|hevx|hevm|hevs|mif1|msf1", ""},
+	{"an AVIF image", "avif|avis", convertISO},
+	{"an HEIC image", "heic|heix|heim|heis|hevc|hevx|hevm|hevs|mif1|msf1", convertISO},
 	{"raw data of a camera (CR3)", "crx ", ""},
 	{"a video", "isom|iso2|iso4|iso5|iso6|mp41|mp42|avc1|qt  |M4V |3gp4|3gp5|3gp6", "extract the frames as JPEG or PNG"},
 }

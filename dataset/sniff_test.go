@@ -17,7 +17,7 @@ func TestForeignFormats(t *testing.T) {
 	dng := "II\x2a\x00\x08\x00\x00\x00\x01\x00\x12\xc6\x01\x00\x04\x00\x00\x00\x01\x04\x00\x00\x00\x00\x00\x00"
 	nef := "MM\x00\x2a\x00\x00\x00\x08\x00\x02\x00\xfe\x00\x04\x00\x00\x00\x01\x00\x00\x00\x01\x01\x4a\x00\x04\x00\x00\x00\x01\x00\x00\x00\x08\x00\x00\x00\x00"
 	for _, c := range []struct{ name, data, want, advice string }{
-		{"avif", string(avif), "an AVIF image", "convert it to JPEG or PNG"},
+		{"avif", string(avif), "an AVIF image", "convert it to PNG"},
 		{"avif, compatible", media("mif1\x00\x00\x00\x00mif1avif"), "an AVIF image", "convert"},
 		{"heic", media("heic\x00\x00\x00\x00mif1heic"), "an HEIC image", "convert"},
 		{"cr3", media("crx \x00\x00\x00\x01crx isom"), "raw data of a camera (CR3)", "convert"},

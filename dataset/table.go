@@ -227,11 +227,16 @@ func parseCSV(ctx context.Context, name string, text []byte, tabs bool, o OpenOp
 		return nil, fmt.Errorf("%s is empty", name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, csvError(name, err, nil, 0)
 	}
 	b, err := newTableBuilder(name, slices.Clone(heading), o, want)
 	if err != nil {
 		return nil, fmt.Errorf("%s:1: %w", name, err)
+	}
+	for i, column := range b.header {
+		if first := slices.Index(b.header, column); first < i && (first == b.image || first == b.label) {
+			return nil, fmt.Errorf("%s:1: the columns %d and %d are both named %q: rename one of them", name, first+1, i+1, abbreviate(column))
+		}
 	}
 	for {
 		record, err := r.Read()
@@ -239,7 +244,7 @@ func parseCSV(ctx context.Context, name string, text []byte, tabs bool, o OpenOp
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, csvError(name, err, record, len(b.header))
 		}
 		line, _ := r.FieldPos(0)
 		err = b.add(fmt.Sprintf("%s:%d", name, line), func(column int) (string, error) {
@@ -253,6 +258,31 @@ func parseCSV(ctx context.Context, name string, text []byte, tabs bool, o OpenOp
 		}
 	}
 	return b.finish()
+}
+
+// csvError returns the error for a row of a CSV file that cannot be read. record holds the cells of
+// the row if they could be told apart, and columns is the number of columns.
+func csvError(name string, err error, record []string, columns int) error {
+	e := (*csv.ParseError)(nil)
+	if !errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	switch e.Err {
+	case csv.ErrFieldCount:
+		return fmt.Errorf("%s:%d: the row has %d cells, want %d as in the heading: add or remove cells; if it is the last row, the file may be cut short", name, e.StartLine, len(record), columns)
+	case csv.ErrQuote, csv.ErrBareQuote:
+		return fmt.Errorf("%s:%d: column %d of line %d: found a quotation mark that neither begins nor ends a cell, or a cell without its second mark: write two marks for one inside a cell; if it is the last row, the file may be cut short", name, e.StartLine, e.Column, e.Line)
+	}
+	return fmt.Errorf("%s:%d: %w", name, e.Line, e.Err)
+}
+
+// jsonCut returns the error for JSON that cannot be read. It explains the error for a text that
+// ends early.
+func jsonCut(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("reading JSON: %w: the text ends inside an object, so the file may be cut short", io.ErrUnexpectedEOF)
+	}
+	return fmt.Errorf("reading JSON: %w", err)
 }
 
 // parseJSONLines reads a table with one JSON object on each line. The keys of the first object are
@@ -297,7 +327,7 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 	d := json.NewDecoder(bytes.NewReader(text))
 	token, err := d.Token()
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading JSON: %w", err)
+		return nil, nil, jsonCut(err)
 	}
 	if token != json.Delim('{') {
 		return nil, nil, fmt.Errorf("found %.80q, want an object such as {\"file_name\": \"a.jpg\", \"label\": \"cat\"}", fmt.Sprint(token))
@@ -306,7 +336,7 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 	for d.More() {
 		token, err := d.Token()
 		if err != nil {
-			return nil, nil, fmt.Errorf("reading JSON: %w", err)
+			return nil, nil, jsonCut(err)
 		}
 		key, ok := token.(string)
 		if _, again := values[key]; !ok || again {
@@ -314,12 +344,12 @@ func jsonObject(text []byte) (keys []string, values map[string]json.RawMessage, 
 		}
 		var value json.RawMessage
 		if err := d.Decode(&value); err != nil {
-			return nil, nil, fmt.Errorf("reading JSON: %w", err)
+			return nil, nil, jsonCut(err)
 		}
 		keys, values[key] = append(keys, key), value
 	}
 	if _, err := d.Token(); err != nil { // the closing brace
-		return nil, nil, fmt.Errorf("reading JSON: %w", err)
+		return nil, nil, jsonCut(err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, nil, errors.New("more text follows after the object: write one object on each line")

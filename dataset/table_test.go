@@ -97,8 +97,16 @@ func TestTableErrors(t *testing.T) {
 		{"no known column", pictures(tree{"train.csv": "number,species\n1,2\n"}), "", OpenOptions{}, []string{"train.csv:1", "no column of images", `"number", "species"`}},
 		{"no label column", pictures(tree{"x.csv": "path,species\n1,2\n"}), "x.csv", OpenOptions{}, []string{"x.csv:1", "no column of labels", "fine_label", "name the label column"}},
 		{"no column of that name", pictures(tree{"x.csv": "path,label\nsub/a.png,2\n"}), "x.csv", OpenOptions{LabelColumn: "kind"}, []string{"looked for kind"}},
-		{"cells missing", pictures(tree{"train.csv": "path,label\nsub/a.png,1\nsub/b.png\n"}), "", OpenOptions{}, []string{"train.csv: record on line 3: wrong number of fields"}},
-		{"quote open", pictures(tree{"train.csv": "path,label\n\"sub/a.png,1\n"}), "", OpenOptions{}, []string{"train.csv: parse error on line 2"}},
+		{"cells missing", pictures(tree{"train.csv": "path,label\nsub/a.png,1\nsub/b.png\n"}), "", OpenOptions{}, []string{"train.csv:3: the row has 1 cells, want 2 as in the heading"}},
+		{"quote open", pictures(tree{"train.csv": "path,label\n\"sub/a.png,1\n"}), "", OpenOptions{}, []string{"train.csv:2: column 14 of line 2: found a quotation mark"}},
+		{"cut in a row", pictures(tree{"x.csv": "path,label,n\nsub/a.png,1,2\nsub/b.png,1"}), "x.csv", OpenOptions{}, []string{"x.csv:3: the row has 2 cells, want 3", "cut short"}},
+		{"a cell too many", pictures(tree{"x.csv": "path,label\nsub/a.png,1,2\n"}), "x.csv", OpenOptions{}, []string{"x.csv:2: the row has 3 cells, want 2"}},
+		{"mark inside a cell", pictures(tree{"x.csv": "path,label\nsub/a.png,a\"b\n"}), "x.csv", OpenOptions{}, []string{"x.csv:2: column 12 of line 2: found a quotation mark"}},
+		{"label column twice", pictures(tree{"x.csv": "path,label,n,label\nsub/a.png,1,2,3\n"}), "x.csv", OpenOptions{}, []string{`x.csv:1: the columns 2 and 4 are both named "label"`}},
+		{"some labels missing", pictures(tree{"train.csv": "path,label\nsub/a.png,1\n", "val.csv": "path,label\nsub/b.png,1\nsub/c.png,\n"}), "", OpenOptions{}, []string{"val.csv:3: the label is empty"}},
+		{"json cut in line 2", line("{\"file_name\": \"sub/a.png\", \"label\": 1}\n{\"file_name\": \"sub/b.png\", \"lab"), "", OpenOptions{}, []string{"metadata.jsonl:2: reading JSON", "cut short"}},
+		{"FGVC cut", tree{"train.json": "{\"a.png\": 0,\n\"b.p"}, "", OpenOptions{}, []string{"train.json:2: reading JSON", "cut short"}},
+		{"FGVC null", tree{"train.json": "{\"a.png\": 0,\n\"b.png\": null}"}, "", OpenOptions{}, []string{`train.json: "b.png" (line 2): found null, want a class id`}},
 		{"label empty", pictures(tree{"train.csv": "path,label\nsub/a.png, \n"}), "", OpenOptions{}, []string{"train.csv:2: the label is empty"}},
 		{"empty", pictures(tree{"train.csv": ""}), "", OpenOptions{}, []string{"train.csv is empty"}},
 		{"heading only", pictures(tree{"train.csv": "path,label\n"}), "", OpenOptions{}, []string{"train.csv lists no images"}},
@@ -138,6 +146,37 @@ func TestTableErrors(t *testing.T) {
 		for _, w := range append(c.want, "opening data set "+path) {
 			if !strings.Contains(err.Error(), w) {
 				t.Errorf("%s: the message lacks %q:\n%v", c.name, w, err)
+			}
+		}
+	}
+}
+
+// TestSuspectLabels checks the notes about labels and splits that a damaged column leaves behind,
+// and that sound labels have none.
+func TestSuspectLabels(t *testing.T) {
+	for _, c := range []struct {
+		name, table string
+		want        []string // parts of notes; nil: no note
+	}{
+		{"numbers", "path,label\nsub/a.png,1\nsub/b.png,2\nsub/c.png,10\n", nil},
+		{"words", "path,label\nsub/a.png,cat\nsub/b.png,St. Bernard\nsub/c.png,v1.5\n", nil},
+		{"leading zeros", "path,label\nsub/a.png,01\nsub/b.png,02\nsub/c.png,02\n", nil},
+		{"numbers and words", "path,label\nsub/a.png,1\nsub/b.png,cat\nsub/c.png,1\n", []string{`numbers, such as "1" (x.csv:2), and words, such as "cat" (x.csv:3)`}},
+		{"missing values", "path,label\nsub/a.png,1\nsub/b.png,NaN\nsub/c.png,None\n", []string{`x.csv:3: the label "NaN"`, `x.csv:4: the label "None"`}},
+		{"measurements", "path,label\nsub/a.png,2\nsub/b.png,1.5\nsub/c.png,2\n", []string{`x.csv:3: the label "1.5" is a number with a decimal point`}},
+		{"splits missing", "path,label,split\nsub/a.png,1,train\nsub/b.png,1,\nsub/c.png,1,test\n", []string{`x.csv: 1 image is in training, because the column "split" states no split`}},
+	} {
+		d, err := Open(t.Context(), filepath.Join(pictures(tree{"x.csv": c.table}).write(t), "x.csv"), OpenOptions{ValFraction: -1, TestFraction: -1})
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		if len(d.Notes) != len(c.want) {
+			t.Errorf("%s: notes %q, want %d", c.name, d.Notes, len(c.want))
+		}
+		for i, want := range c.want {
+			if i < len(d.Notes) && !strings.Contains(d.Notes[i], want) {
+				t.Errorf("%s: note %q, want one with %q", c.name, d.Notes[i], want)
 			}
 		}
 	}

@@ -30,6 +30,9 @@ type Verification struct {
 	// Unreadable lists the images of Dataset.Skipped and the images that Verify could not read.
 	Unreadable []SkippedImage
 
+	// Traits counts the images whose pixels may mean something else than the model expects.
+	Traits Traits
+
 	// Duplicates lists the groups of images with equal pixels, in the order of their first images.
 	Duplicates []Duplicate
 
@@ -125,6 +128,7 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 			v.Largest = f.size
 		}
 		l.pixels = f.pixels
+		v.Traits.merge(f.traits)
 	}
 	v.Duplicates = duplicates(all)
 	v.SHA256 = hex.EncodeToString(identity.Sum(nil))
@@ -151,6 +155,7 @@ type inspection struct {
 	pixels  [sha256.Size]byte // hash of the pixels
 	bytes   int64             // size of the encoded image, or of the pixels of an image in memory
 	size    [2]int            // width and height in pixels
+	traits  Traits            // of this image
 	err     error             // reason why the image cannot be read
 }
 
@@ -167,6 +172,8 @@ func inspect(s Sample) (f inspection) {
 	f.pixels, f.size = pixelHash(m), [2]int{m.Width, m.Height}
 	if s.Image != nil {
 		f.content, f.bytes = f.pixels, int64(len(m.Pix))
+	} else {
+		f.traits.add(encoded, m)
 	}
 	return f
 }

@@ -85,6 +85,18 @@ type Calibration struct {
 	MCE float64 `json:"mce"`
 	// Bins holds 15 bins of equal width, as calibration_curve with strategy="uniform" makes them.
 	Bins []Bin `json:"bins"`
+	// Coverage tells how rejection at the thresholds 0, 0.01, … 0.99 changes the accuracy. It is
+	// nil in files of runs that did not compute it.
+	Coverage []Coverage `json:"coverage,omitempty"`
+}
+
+// Coverage describes a classifier that answers only for images whose confidence is Threshold or
+// more, and rejects the other images as unknown.
+type Coverage struct {
+	Threshold float64 `json:"threshold"`
+	Images    int     `json:"images"`   // images that are answered
+	Share     float64 `json:"share"`    // Images / all images
+	Accuracy  float64 `json:"accuracy"` // share of correct images among Images; 0 without images
 }
 
 // Bin holds the images whose confidence is above Low and at most High.
@@ -100,6 +112,7 @@ const (
 	topK            = 5
 	confidenceLevel = 0.95
 	calibrationBins = 15
+	thresholds      = 100
 )
 
 // score holds what the metrics need to know about one image.
@@ -237,7 +250,36 @@ func (p *Predictions) calibration(scores []score) (c Calibration) {
 			c.MCE = max(c.MCE, gap)
 		}
 	}
+	c.Coverage = p.coverage(scores)
 	return c
+}
+
+// coverage returns the coverage of the predictions at each threshold.
+func (p *Predictions) coverage(scores []score) []Coverage {
+	all := make([]Coverage, thresholds)
+	for i := range all {
+		all[i].Threshold = float64(i) / thresholds
+	}
+	right := make([]int, thresholds)
+	for i, s := range scores {
+		// the last threshold that the confidence reaches
+		at, found := slices.BinarySearchFunc(all, s.confidence, func(c Coverage, v float64) int { return cmp.Compare(c.Threshold, v) })
+		if !found {
+			at--
+		}
+		all[at].Images++
+		if s.predicted == int(p.Targets[i]) {
+			right[at]++
+		}
+	}
+	for i := thresholds - 1; i >= 0; i-- {
+		if i < thresholds-1 {
+			all[i].Images += all[i+1].Images
+			right[i] += right[i+1]
+		}
+		all[i].Share, all[i].Accuracy = ratio(all[i].Images, len(scores)), ratio(right[i], all[i].Images)
+	}
+	return all
 }
 
 // merge sorts cells by target, then by predicted class, and adds up equal cells.

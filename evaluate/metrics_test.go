@@ -45,6 +45,8 @@ type referenceCase struct {
 		BinAccuracy      []float64 `json:"bin_accuracy"`
 		BinConfidence    []float64 `json:"bin_confidence"`
 		ECE, MCE         float64
+		Coverage         []int
+		CoveredAccuracy  []float64 `json:"covered_accuracy"`
 		Temperature      float64
 	}
 }
@@ -163,6 +165,16 @@ func TestMetrics(t *testing.T) {
 					near(t, "confidence of a bin", b.Confidence, want.BinConfidence[filled])
 					filled++
 				}
+			}
+			for i, c := range m.Calibration.Coverage {
+				if c.Threshold != float64(i)/100 || c.Images != want.Coverage[i] {
+					t.Errorf("%d images reach the threshold %v, want %d the threshold %v", c.Images, c.Threshold, want.Coverage[i], float64(i)/100)
+				}
+				near(t, "share of answers", c.Share, float64(want.Coverage[i])/float64(p.Len()))
+				near(t, "accuracy of answers", c.Accuracy, want.CoveredAccuracy[i])
+			}
+			if len(m.Calibration.Coverage) != len(want.Coverage) {
+				t.Errorf("%d thresholds, want %d", len(m.Calibration.Coverage), len(want.Coverage))
 			}
 			if _, err := json.Marshal(m); err != nil {
 				t.Error(err)

@@ -185,9 +185,11 @@ func distinctNames(classes []string) []string {
 
 // Row is one image in a table for people.
 type Row struct {
-	Path  string             // path of the image
-	Top   []ClassProbability // most probable classes, most probable first
-	Error string             // why the image could not be read, with Top empty; "" if it was read
+	Path string             // path of the image
+	Top  []ClassProbability // most probable classes, most probable first
+	// Unknown reports whether the prediction is rejected, because its confidence is too low.
+	Unknown bool
+	Error   string // why the image could not be read, with Top empty; "" if it was read
 }
 
 // WriteTop writes the most probable classes of images to a table for people, such as one to open in
@@ -195,6 +197,7 @@ type Row struct {
 // of the classes. All formats have the same columns, with one row for each image:
 //
 //   - path: the path of the image
+//   - unknown: whether the prediction is rejected; only if rejects is set
 //   - label, probability: the most probable class and its probability
 //   - label_2, probability_2, …: the classes that follow, as many as the longest Top has
 //   - error: why the image could not be read; only if an image has an error
@@ -204,7 +207,7 @@ type Row struct {
 // begins with a byte order mark if the text is not ASCII, because Excel takes the text for another
 // encoding without the mark. The table of [Predictions.Write] never has the mark, because many
 // programs take the mark for a part of the first name.
-func WriteTop(path string, classes []string, rows []Row) error {
+func WriteTop(path string, classes []string, rows []Row, rejects bool) error {
 	t := &table{rows: len(rows), columns: []column{{"path", text}}, people: true}
 	ranks, failed := 1, false
 	for _, r := range rows {
@@ -216,6 +219,10 @@ func WriteTop(path string, classes []string, rows []Row) error {
 			}
 		}
 	}
+	if rejects {
+		t.columns = append(t.columns, column{"unknown", boolean})
+	}
+	first := len(t.columns)
 	for rank := range ranks {
 		suffix := ""
 		if rank > 0 {
@@ -233,8 +240,14 @@ func WriteTop(path string, classes []string, rows []Row) error {
 			cells[c] = cell{missing: true}
 		}
 		cells[0] = textCell(r.Path)
+		if rejects && len(r.Top) > 0 {
+			cells[1] = cell{}
+			if r.Unknown {
+				cells[1].number = 1
+			}
+		}
 		for rank, top := range r.Top {
-			cells[1+2*rank], cells[2+2*rank] = cell{text: names[top.Class]}, cell{number: top.Probability}
+			cells[first+2*rank], cells[first+1+2*rank] = cell{text: names[top.Class]}, cell{number: top.Probability}
 		}
 		if r.Error != "" {
 			cells[len(cells)-1] = textCell(r.Error)

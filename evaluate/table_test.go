@@ -223,7 +223,7 @@ func TestWriteTop(t *testing.T) {
 			want[0][0], want[0][1], want[2][1] = "'-a.png", "'@dog", "'=\"x\""
 		}
 		path := filepath.Join(t.TempDir(), "top"+strings.ToUpper(extension))
-		if err := WriteTop(path, classes, rows); err != nil {
+		if err := WriteTop(path, classes, rows, false); err != nil {
 			t.Fatal(err)
 		}
 		lower := filepath.Join(t.TempDir(), "top"+extension)
@@ -236,7 +236,7 @@ func TestWriteTop(t *testing.T) {
 		}
 		// without errors, and without images
 		for rows, want := range map[int][]string{1: wantColumns[:5], 0: wantColumns[:3]} {
-			if err := WriteTop(lower, classes, []Row{rowOf(1), rowOf(0)}[:rows]); err != nil {
+			if err := WriteTop(lower, classes, []Row{rowOf(1), rowOf(0)}[:rows], false); err != nil {
 				t.Fatal(err)
 			}
 			if columns, got := readTable(t, lower, kinds); len(got) != rows || (rows > 0 || extension != ".jsonl") && !slices.Equal(columns, want) {
@@ -244,7 +244,7 @@ func TestWriteTop(t *testing.T) {
 			}
 		}
 	}
-	if err := WriteTop(filepath.Join(t.TempDir(), "x.csv"), classes[:1], rows); err == nil || !strings.Contains(err.Error(), "image -a.png has class 1, expected 0 to 0") {
+	if err := WriteTop(filepath.Join(t.TempDir(), "x.csv"), classes[:1], rows, false); err == nil || !strings.Contains(err.Error(), "image -a.png has class 1, expected 0 to 0") {
 		t.Errorf("a class without a name: %v", err)
 	}
 }
@@ -270,7 +270,7 @@ func TestCSV(t *testing.T) {
 		"a=1":      "path,label,probability\na.png,a=1,0.5\n",
 		"a,\"b":    "path,label,probability\na.png,\"a,\"\"b\",0.5\n",
 	} {
-		if err := WriteTop(path, []string{name}, []Row{{Path: "a.png", Top: []ClassProbability{{0, 0.5}}}}); err != nil {
+		if err := WriteTop(path, []string{name}, []Row{{Path: "a.png", Top: []ClassProbability{{0, 0.5}}}}, false); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
@@ -301,7 +301,7 @@ func TestParquetRowGroups(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "x.parquet")
-	if err := WriteTop(path, strings.Split("abcdefg", ""), rows); err != nil {
+	if err := WriteTop(path, strings.Split("abcdefg", ""), rows, false); err != nil {
 		t.Fatal(err)
 	}
 	_, got := readTable(t, path, nil)
@@ -331,7 +331,7 @@ func TestWriteErrors(t *testing.T) {
 		"csv":   `the name ends in ""`,
 	} {
 		path := filepath.Join(dir, name)
-		for _, err := range []error{CheckFormat(path), p.Write(path, WriteOptions{}), WriteTop(path, nil, nil)} {
+		for _, err := range []error{CheckFormat(path), p.Write(path, WriteOptions{}), WriteTop(path, nil, nil, false)} {
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error %v, want %q", err, want)
 			}
@@ -351,5 +351,34 @@ func TestWriteErrors(t *testing.T) {
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
 		t.Errorf("the folder holds %v, %v", files, err)
+	}
+}
+
+// TestWriteTopUnknown checks the column unknown in each format: it is missing for an image that
+// could not be read.
+func TestWriteTopUnknown(t *testing.T) {
+	rows := []Row{
+		{Path: "a.png", Top: []ClassProbability{{1, 0.9}, {0, 0.1}}},
+		{Path: "b.png", Top: []ClassProbability{{0, 0.6}}, Unknown: true},
+		{Path: "c.png", Error: "broken"},
+	}
+	dir := t.TempDir()
+	for name, want := range map[string]string{
+		"t.csv": "path,unknown,label,probability,label_2,probability_2,error\na.png,false,y,0.9,x,0.1,\nb.png,true,x,0.6,,,\nc.png,,,,,,broken\n",
+		"t.jsonl": `{"path":"a.png","unknown":false,"label":"y","probability":0.9,"label_2":"x","probability_2":0.1,"error":null}
+{"path":"b.png","unknown":true,"label":"x","probability":0.6,"label_2":null,"probability_2":null,"error":null}
+{"path":"c.png","unknown":null,"label":null,"probability":null,"label_2":null,"probability_2":null,"error":"broken"}
+`,
+	} {
+		path := filepath.Join(dir, name)
+		if err := WriteTop(path, []string{"x", "y"}, rows, true); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s holds\n%s, want\n%s (%v)", name, got, want, err)
+		}
+	}
+	if err := WriteTop(filepath.Join(dir, "t.parquet"), []string{"x", "y"}, rows, true); err != nil {
+		t.Error(err)
 	}
 }

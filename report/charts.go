@@ -160,6 +160,21 @@ func confusion(e *Evaluation, most int) (svg template.HTML, shown int) {
 	return c.SVG(), len(order)
 }
 
+// coverage returns the chart of rejection: the share of answered images and their accuracy at each
+// threshold.
+func coverage(all []evaluate.Coverage) template.HTML {
+	zero, one := 0.0, 1.0
+	answered, accuracy := chart.Series{Name: "answered images"}, chart.Series{Name: "accuracy of the answers"}
+	for _, c := range all {
+		answered.X, answered.Y = append(answered.X, c.Threshold), append(answered.Y, c.Share)
+		if c.Images > 0 {
+			accuracy.X, accuracy.Y = append(accuracy.X, c.Threshold), append(accuracy.Y, c.Accuracy)
+		}
+	}
+	return chart.Line{Title: "Rejection of unknown images", XLabel: "Lowest probability that is answered (%)", YLabel: "Images (%)",
+		XPercent: true, YPercent: true, YMin: &zero, YMax: &one, Series: []chart.Series{answered, accuracy}}.SVG()
+}
+
 // reliability returns the reliability diagram of a calibration.
 func reliability(title string, c evaluate.Calibration) template.HTML {
 	r := chart.Reliability{Title: title, XLabel: "Confidence (%)", YLabel: "Accuracy (%)"}

@@ -102,6 +102,15 @@ func (r *Run) classes() []string {
 	return nil
 }
 
+// Coverage returns how rejection at thresholds changes the accuracy, with the temperature of the
+// delta if there is one. It is nil for runs that did not compute it.
+func (e *Evaluation) Coverage() []evaluate.Coverage {
+	if e.Calibrated != nil {
+		return e.Calibrated.Calibration.Coverage
+	}
+	return e.Metrics.Calibration.Coverage
+}
+
 // Wrong returns the number of wrong predictions that a page shows.
 func (e *Evaluation) Wrong() int { return len(e.wrong(single.images)) }
 

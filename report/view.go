@@ -402,6 +402,10 @@ func (e *Evaluation) reliability() *chartsView {
 		v.Sentences = append(v.Sentences, fmt.Sprintf("With the temperature %.3f, which was fitted on validation images, they are %s and %.4f. spt predict --calibrated uses it.", e.Temperature, wording.Percent(c.ECE), e.Calibrated.LogLoss))
 		v.Charts = append(v.Charts, reliability(fmt.Sprintf("Reliability with the temperature %.3f", e.Temperature), c))
 	}
+	if c := e.Coverage(); c != nil {
+		v.Sentences = append(v.Sentences, "The last chart shows which share of the images is answered if an image with a lower probability is unknown, as with spt predict --reject-below, and the accuracy of these answers.")
+		v.Charts = append(v.Charts, coverage(c))
+	}
 	return v
 }
 

@@ -127,6 +127,19 @@ func (r *Result) KeptProbe() bool {
 	return r.Method == method.Linear && len(r.Candidates) > 0 && r.Candidates[0].Counts.Tuned() > 0
 }
 
+// WaitShare returns the share of the time of the epochs in which the steps waited for images, from
+// 0 to 1.
+func (r *Result) WaitShare() float64 {
+	waited, seconds := 0.0, 0.0
+	for _, e := range r.Epochs {
+		waited, seconds = waited+e.WaitShare*e.Seconds, seconds+e.Seconds
+	}
+	if seconds == 0 {
+		return 0
+	}
+	return waited / seconds
+}
+
 // Calibrated holds the metrics that depend on the temperature of the probabilities.
 type Calibrated struct {
 	LogLoss     float64              `json:"log_loss"`

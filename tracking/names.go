@@ -29,6 +29,7 @@ var epochMetrics = []struct {
 	{"epoch_test_accuracy", func(e train.Epoch) (float64, bool) { return e.TestAccuracy, e.TestAccuracy != 0 }},
 	{"lr", func(e train.Epoch) (float64, bool) { return e.LR, true }},
 	{"images_per_second", func(e train.Epoch) (float64, bool) { return e.ImagesPerSecond, e.ImagesPerSecond != 0 }},
+	{"wait_share", func(e train.Epoch) (float64, bool) { return e.WaitShare, e.WaitShare != 0 }},
 	{"epoch_seconds", func(e train.Epoch) (float64, bool) { return e.Seconds, true }},
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/gomlx/compute/dtypes/float16"
 	"github.com/gomlx/gomlx/core/tensors"
@@ -56,6 +57,9 @@ type Data struct {
 	shape []int
 	// width is the number of values of one image.
 	width int
+	// waited is the time that passed until the loader had decoded the mini-batches, since the last
+	// call of takeWaited.
+	waited time.Duration
 	// targets holds the encoded targets of the features or tokens, [N, targetSize].
 	targets []int32
 }
@@ -177,7 +181,7 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 			r.batches(ctx, d, order, size, seed, epoch, yield)
 			return
 		}
-		for b, err := range d.loader.Batches(ctx, order, size, seed, epoch) {
+		for b, err := range d.decoded(ctx, order, size, seed, epoch) {
 			var out batch
 			if err == nil && fill && b.Shares != nil {
 				err = errors.New("evaluating images: the transform mixes images, which is for training only; evaluate without mixing")
@@ -194,6 +198,28 @@ func (d *Data) batches(ctx context.Context, be backend.Backend, order []int, siz
 			}
 		}
 	}
+}
+
+// decoded yields the mini-batches of the loader, as dataset.Loader.Batches does, and adds the time
+// until the loader has them to d.waited.
+func (d *Data) decoded(ctx context.Context, order []int, size int, seed uint64, epoch int) iter.Seq2[*dataset.Batch, error] {
+	return func(yield func(*dataset.Batch, error) bool) {
+		began := time.Now()
+		for b, err := range d.loader.Batches(ctx, order, size, seed, epoch) {
+			d.waited += time.Since(began)
+			if !yield(b, err) {
+				return
+			}
+			began = time.Now()
+		}
+	}
+}
+
+// takeWaited returns the time that passed until mini-batches were decoded, since the last call.
+func (d *Data) takeWaited() time.Duration {
+	waited := d.waited
+	d.waited = 0
+	return waited
 }
 
 // load copies a batch of the loader to a backend. It fills the batch up to size images, with zeros.

@@ -28,7 +28,9 @@ type position struct {
 	LossSum  float64 `json:"loss_sum"` // sum of the losses of the images so far, in this epoch
 	Correct  float64 `json:"correct"`  // number of correct predictions so far, in this epoch
 	Seconds  float64 `json:"seconds"`  // time spent on this epoch so far
-	History  []Epoch `json:"history"`  // finished epochs
+	// Waited is the part of Seconds in which the steps waited for mini-batches.
+	Waited  float64 `json:"waited,omitempty"`
+	History []Epoch `json:"history"` // finished epochs
 	// Total is the number of optimiser steps of the training. It is smaller than Options.total if
 	// the training had too little time for all steps.
 	Total int `json:"total,omitempty"`
@@ -96,6 +98,7 @@ func (p *position) epochDone(o Options, steps, read int) Epoch {
 	// JSON cannot hold infinity.
 	if e.Seconds > 0 {
 		e.ImagesPerSecond = images / e.Seconds
+		e.WaitShare = min(p.Waited/e.Seconds, 1)
 	}
 	return e
 }
@@ -103,7 +106,7 @@ func (p *position) epochDone(o Options, steps, read int) Epoch {
 // next moves p to the start of the next epoch.
 func (p *position) next() {
 	p.Epoch++
-	p.Step, p.LossSum, p.Correct, p.Seconds = 0, 0, 0, 0
+	p.Step, p.LossSum, p.Correct, p.Seconds, p.Waited = 0, 0, 0, 0, 0
 }
 
 // interrupted returns the error for a training that was interrupted at p.

@@ -93,8 +93,8 @@ func TestEpochWithoutTime(t *testing.T) {
 	if _, err := json.Marshal(p.epochDone(Options{Epochs: 1}, 1, 4)); err != nil {
 		t.Error(err)
 	}
-	p.Seconds = 2
-	if e := p.epochDone(Options{Epochs: 1}, 1, 4); e.ImagesPerSecond != 2 {
-		t.Errorf("%v images/s, want 2", e.ImagesPerSecond)
+	p.Seconds, p.Waited = 2, 0.5
+	if e := p.epochDone(Options{Epochs: 1}, 1, 4); e.ImagesPerSecond != 2 || e.WaitShare != 0.25 {
+		t.Errorf("%v images/s and a wait of %v, want 2 and 0.25", e.ImagesPerSecond, e.WaitShare)
 	}
 }

@@ -63,6 +63,9 @@ type Epoch struct {
 	// ImagesPerSecond is the number of training images divided by Seconds. It is 0 if Seconds is 0,
 	// because the epoch was shorter than a tick of the clock.
 	ImagesPerSecond float64 `json:"images_per_second"`
+	// WaitShare is the share of Seconds in which the steps waited for images that were not decoded
+	// in time, from 0 to 1. Images and features that are stored take no time.
+	WaitShare float64 `json:"wait_share,omitempty"`
 }
 
 // Selected returns the value of a metric for the validation images after the epoch: higher is
@@ -453,6 +456,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 		if looped, err = s.EnqueueLoop(ctx, train, next, lrs, r.Options.Seed, at.Epoch); err != nil {
 			return stop(err)
 		}
+		at.Waited += train.takeWaited().Seconds()
 		if looped {
 			order = order[len(next):]
 			if err := advance(len(lrs)); err != nil {
@@ -462,6 +466,7 @@ func (r *Run) epoch(ctx context.Context, s *Stepper, train *Data, at *position, 
 	}
 	if !looped && more() {
 		for b, err := range train.batches(ctx, r.Backend, order, batch, false, r.Options.Seed, at.Epoch) {
+			at.Waited += train.takeWaited().Seconds()
 			if err == nil {
 				err = s.enqueueBatch(ctx, b, at.learningRate(r.Options, at.Step, steps), r.Options.Seed)
 				b.free()

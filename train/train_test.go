@@ -1,12 +1,17 @@
 package train_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"image"
+	"image/png"
 	"math"
+	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -478,6 +483,35 @@ func TestLastMiniBatch(t *testing.T) {
 	}
 	if b := train.VTAB().WithDefaults(1000).BatchSize; b != 64 {
 		t.Errorf("mini-batches of %d for VTAB-1k, expected 64", b)
+	}
+}
+
+// TestWaitShare checks that an epoch says how long its steps wait for images: long for large files
+// that a small network reads, and not at all for features that are computed once.
+func TestWaitShare(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "large.png")
+	var file bytes.Buffer
+	if err := png.Encode(&file, image.NewGray(image.Rect(0, 0, 1500, 1500))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, file.Bytes(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	samples := slices.Repeat([]dataset.Sample{{Path: path, Target: dataset.Class(1)}}, 24)
+	for _, s := range []peft.Selection{selection, {}} {
+		r := newRun(t, s)
+		r.Val = nil
+		r.Options.Epochs, r.Options.BatchSize = 2, 8
+		r.Train = train.Images(dataset.NewLoader(samples, dataset.Transform{Size: config.ImageSize}, nil, dataset.LoaderOptions{}), objective.SingleLabel, config)
+		result, err := r.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range result.Epochs {
+			if share := e.WaitShare; s.Structured != nil && !(share > 0.5 && share <= 1) || s.Structured == nil && share != 0 {
+				t.Errorf("epoch %d with %d structured matrices waited %v of its time", e.Epoch, len(s.Structured), share)
+			}
+		}
 	}
 }
 

@@ -1,9 +1,9 @@
 # Writes decode/ with Pillow 13.0.0 (libjpeg-turbo 3.2.0, libwebp). It holds images x.<ext>, which are computed by a formula,
 # and x.<ext>.png, the pixels that Pillow reads from them in upright orientation. Prints the CRC-32s in resize_test.go.
 # Run: python3 make.py   (only to write the files again; no test needs Python)
-import io, zlib
+import io, struct, zlib
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 def picture(w, h, seed=0):
     y, x = np.mgrid[0:h, 0:w].astype(float)
@@ -13,7 +13,10 @@ def picture(w, h, seed=0):
 
 def put(name, data):
     open('decode/' + name, 'wb').write(data)
-    ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert('RGB').save('decode/' + name + '.png', optimize=True)
+    im = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if im.mode.startswith('I;16'):  # convert clips at 255; see deep.py
+        im = Image.fromarray((np.asarray(im) >> 8).astype('uint8'))
+    im.convert('RGB').save('decode/' + name + '.png', optimize=True)
 
 def encode(im, fmt, **k):
     b = io.BytesIO()
@@ -99,6 +102,52 @@ put('xmp.tif', encode(small, 'TIFF', tiffinfo={700: xmp}))
 put('packbits.tif', encode(odd, 'TIFF', compression='packbits'))
 put('jpeg_rgb.tif', encode(odd, 'TIFF', compression='jpeg'))
 put('interlaced.gif', encode(small.quantize(60), 'GIF', interlace=True))
+
+# 16 bits per channel, with low bytes that rounding would carry. Pillow writes only grey of 16 bits, and no alpha of 16 bits.
+def png16(a, kind):
+    def chunk(name, data):
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+    rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in a)
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', a.shape[1], a.shape[0], 16, kind, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
+
+def tiff16(a, order, photometric, extra=None):
+    channels = a.shape[2]
+    data = a.astype(order + 'u2').tobytes()
+    tags = [(256, 3, a.shape[1]), (257, 3, a.shape[0]), (258, 3, None), (259, 3, 1), (262, 3, photometric), (273, 4, None),
+            (277, 3, channels), (278, 3, a.shape[0]), (279, 4, len(data))] + ([(338, 3, extra)] if extra is not None else [])
+    end = 8 + 2 + 12 * len(tags) + 4
+    out = (b'II*\0' if order == '<' else b'MM\0*') + struct.pack(order + 'IH', 8, len(tags))
+    for tag, kind, value in tags:
+        if tag == 258:
+            out += struct.pack(order + 'HHII', tag, 3, channels, end) if channels > 2 else struct.pack(order + 'HHIHH', tag, 3, channels, 16, 16 * (channels - 1))
+        else:
+            value = end + 8 if tag == 273 else value
+            out += struct.pack(order + ('HHIHxx' if kind == 3 else 'HHII'), tag, kind, 1, value)
+    return out + struct.pack(order + 'I', 0) + struct.pack(order + 'HHHH', 16, 16, 16, 16) + data
+
+deep = np.random.default_rng(1).integers(0, 65536, (7, 9, 4))
+deep[0, :6] = np.array([0, 127, 128, 255, 0xfe80, 0xffff])[:, None]
+put('grey16.png', png16(deep[:, :, :1], 0))
+put('rgb16.png', png16(deep[:, :, :3], 2))
+put('greyalpha16.png', png16(deep[:, :, :2], 4))
+put('rgba16.png', png16(deep, 6))
+for order, name in ('<', 'le'), ('>', 'be'):
+    put(f'grey16{name}.tif', tiff16(deep[:, :, :1], order, 1))
+    put(f'rgb16{name}.tif', tiff16(deep[:, :, :3], order, 2))
+    put(f'rgba16{name}.tif', tiff16(deep, order, 2, 2))
+    put(f'cmyk16{name}.tif', tiff16(deep, order, 5))
+put('dim16.png', png16(deep[:, :, :1] >> 4, 0))  # 12 bits, as in medical images
+
+# ICC profiles, which convert ignores.
+lab = ImageCms.ImageCmsProfile(ImageCms.createProfile('LAB')).tobytes()
+srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+put('icc.jpg', encode(small, 'JPEG', quality=90, icc_profile=lab))
+put('icc.png', encode(small, 'PNG', icc_profile=lab))
+put('icc.webp', encode(small, 'WEBP', lossless=True, icc_profile=lab))
+put('icc.tif', encode(small, 'TIFF', icc_profile=lab))
+put('srgb.png', encode(small, 'PNG', icc_profile=srgb))
+put('icc_cmyk.jpg', encode(odd.convert('CMYK'), 'JPEG', quality=90, icc_profile=lab))
 
 # The other files of decode/ are rare or damaged forms that Pillow does not write: their bytes are kept, their pixels written again.
 import glob, os

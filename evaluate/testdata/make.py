@@ -69,6 +69,10 @@ def metrics(logits, targets, temperature):
     out['bin_accuracy'], out['bin_confidence'] = accuracy.tolist(), mean.tolist()  # of the bins that hold images
     gaps = np.abs(accuracy - mean)
     out['ece'], out['mce'] = float((gaps * counts[counts > 0]).sum() / n), float(gaps.max())
+    # answered images and accuracy_score among them, at the thresholds 0, 0.01, ... 0.99
+    answered = [confidence >= i / 100 for i in range(100)]
+    out['coverage'] = [int(a.sum()) for a in answered]
+    out['covered_accuracy'] = [float(accuracy_score(targets[a], predicted[a])) if a.any() else 0.0 for a in answered]
     return out
 
 def temperature(logits, targets):
