@@ -147,6 +147,28 @@ func flagTable() []flagRow {
 			help: "text that completes each image path of a table to the name of a file, such as .jpg",
 			kind: "TEXT", auto: "none, or the only extension that leads to images",
 			field: func(o *options) any { return &o.config.Data.ImageSuffix }},
+		{name: "group-column", on: "tune score train eval data-verify", group: dataGroup,
+			help: "the column of parquet files and tables that names the group of each image, such as a patient, an object or " +
+				"a place; splits hold whole groups",
+			kind: "COLUMN", excludes: []string{"group-pattern"},
+			field: func(o *options) any { return &o.config.Data.GroupColumn }},
+		{name: "group-pattern", on: "tune score train eval data-verify", group: dataGroup,
+			help: "a regular expression for the path of each image below the folder of the data set; its first part in " +
+				"parentheses names the group of the image, as in '/([^/_]+)_[^/]*$' for the text before the last _ of the name; " +
+				"splits hold whole groups",
+			kind: "REGEXP", field: func(o *options) any { return &o.config.Data.GroupPattern }},
+		{name: "group-duplicates", on: "tune score train eval data-verify", group: dataGroup,
+			help:  "keep equal and nearly equal images on one side of a split; every image is decoded once more for it",
+			field: func(o *options) any { return &o.config.Data.GroupDuplicates }},
+		{name: "folds", on: "tune", group: dataGroup, common: true,
+			help: "the number of folds of a cross-validation: one run for each fold, which tests on its images and trains on all " +
+				"others; a test split that the data set has itself stays untouched",
+			kind: "K", bounds: oneOrMore, excludes: []string{"validation-only", "explain", "live", "tensorboard", "mlflow"},
+			field: func(o *options) any { return &o.config.Folds.Number }},
+		{name: "final", on: "tune", group: dataGroup, common: true,
+			help:  "after the folds, train once more on all images and deliver the delta of this training",
+			needs: []string{"folds"},
+			field: func(o *options) any { return &o.config.Folds.Final }},
 		{name: "val-fraction", on: "tune score train eval data-verify", group: dataGroup,
 			help: "the share of the training images that becomes the validation split, if the data set has none; " +
 				"0 for no validation split",

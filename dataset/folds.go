@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+
+	"github.com/sptune/spt/internal/option"
 )
 
 // Folds returns the k data sets of a cross-validation. The images are divided into k folds, each of
@@ -44,9 +46,9 @@ func (d *Dataset) fold(k, i int) (*Dataset, error) {
 	case err != nil:
 		return nil, err
 	case k < 2:
-		return nil, fmt.Errorf("%d folds leave nothing to train on: give 2 or more", k)
+		return nil, option.Errorf("folds", "%d folds leave nothing to train on: give 2 or more", k)
 	case i < 1 || i > k:
-		return nil, fmt.Errorf("there is no fold %d of %d: the folds have the numbers 1 to %d", i, k, k)
+		return nil, option.Errorf("folds", "there is no fold %d of %d: the folds have the numbers 1 to %d", i, k, k)
 	}
 	pool := slices.Concat(d.Train, d.Val)
 	if !d.ownTest {
@@ -92,6 +94,10 @@ func (d *Dataset) fold(k, i int) (*Dataset, error) {
 	return &f, nil
 }
 
+// DrawnTest reports whether the test split was drawn from the training images of the data set, so
+// that Folds divides its images too.
+func (d *Dataset) DrawnTest() bool { return !d.ownTest && len(d.Test) > 0 }
+
 // hasGroups reports whether some sample belongs to a group.
 func hasGroups(samples []Sample) bool {
 	return slices.ContainsFunc(samples, func(s Sample) bool { return s.Group != "" })
@@ -102,7 +108,7 @@ func divideFolds(samples []Sample, k int, seed uint64) ([]int, error) {
 	if hasGroups(samples) {
 		groups := groupsOf(samples, seed)
 		if len(groups) < k {
-			return nil, fmt.Errorf("%d folds need %d groups of images, but there are %d groups: give fewer folds", k, k, len(groups))
+			return nil, option.Errorf("folds", "%d folds need %d groups of images, but there are %d groups: give fewer folds", k, k, len(groups))
 		}
 		parts := make([]int, k)
 		for p := range parts {
@@ -115,7 +121,7 @@ func divideFolds(samples []Sample, k int, seed uint64) ([]int, error) {
 		return a.assigned(len(samples)), nil
 	}
 	if len(samples) < k {
-		return nil, fmt.Errorf("%d folds need %d images, but there are %d images: give fewer folds", k, k, len(samples))
+		return nil, option.Errorf("folds", "%d folds need %d images, but there are %d images: give fewer folds", k, k, len(samples))
 	}
 	strata := make(map[int][]int)
 	for i, s := range samples {

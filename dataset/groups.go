@@ -4,13 +4,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/sptune/spt/internal/option"
 )
 
 // grouped reports whether the options make groups of images.
@@ -42,14 +43,14 @@ func (o OpenOptions) groupPattern() (*regexp.Regexp, error) {
 	case o.GroupPattern == "":
 		return nil, nil
 	case o.GroupColumn != "":
-		return nil, errors.New("a column and a pattern both name the groups of the images: give one of them")
+		return nil, option.Errorf("group-pattern", "a column and a pattern both name the groups of the images: give one of them")
 	}
 	pattern, err := regexp.Compile(o.GroupPattern)
 	if err != nil {
-		return nil, fmt.Errorf("the pattern of groups is no regular expression: %w", err)
+		return nil, option.Errorf("group-pattern", "the pattern of groups is no regular expression: %w", err)
 	}
 	if pattern.NumSubexp() == 0 {
-		return nil, fmt.Errorf("the pattern of groups %q captures nothing: put parentheses around the part of the path that names the group, as in %q", o.GroupPattern, `/([^/_]+)_[^/]*$`)
+		return nil, option.Errorf("group-pattern", "the pattern of groups %q captures nothing: put parentheses around the part of the path that names the group, as in %q", o.GroupPattern, `/([^/_]+)_[^/]*$`)
 	}
 	return pattern, nil
 }
@@ -110,9 +111,9 @@ func (d *Dataset) setGroups(ctx context.Context, folder string, pattern *regexp.
 	}
 	switch {
 	case pattern != nil && len(names) == 0:
-		return fmt.Errorf("the pattern of groups %q names a group in no path of an image, such as %q: it must match the path below the folder of the data set", d.Options.GroupPattern, abbreviate(first))
+		return option.Errorf("group-pattern", "the pattern of groups %q names a group in no path of an image, such as %q: it must match the path below the folder of the data set", d.Options.GroupPattern, abbreviate(first))
 	case d.Options.GroupColumn != "" && len(names) == 0:
-		return fmt.Errorf("the column of groups %q is empty for all images: name another column", abbreviate(d.Options.GroupColumn))
+		return option.Errorf("group-column", "the column of groups %q is empty for all images: name another column", abbreviate(d.Options.GroupColumn))
 	case len(names) > 0:
 		alone := 0
 		for _, split := range d.splits() {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/regularfile"
 )
 
@@ -170,10 +171,10 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 		return nil, fmt.Errorf("the layout %s has no table of image paths: leave out the image root and the image suffix", l.name)
 	}
 	if o.GroupColumn != "" && !l.columns {
-		return nil, fmt.Errorf("the layout %s has no columns, so no column names groups: give a pattern of groups for the paths of the images", l.name)
+		return nil, option.Errorf("group-column", "the layout %s has no columns, so no column names groups: give a pattern of groups for the paths of the images", l.name)
 	}
 	if pattern != nil && l.unnamed {
-		return nil, fmt.Errorf("the images of the layout %s have no names that a pattern of groups could match: give the name of a column of groups", l.name)
+		return nil, option.Errorf("group-pattern", "the images of the layout %s have no names that a pattern of groups could match: give the name of a column of groups", l.name)
 	}
 	g, err := l.read(ctx, src)
 	if err != nil {

@@ -1,0 +1,53 @@
+package evaluate
+
+import (
+	"fmt"
+	"math"
+)
+
+// FromRanked returns the predictions that ranked predictions of k classes say, as far as they do:
+// the k most probable classes and the target have their probabilities, and all other classes share
+// what is left. So the metrics of the result are those of the predictions from which
+// [Predictions.Ranked] made all, up to the rounding of float32, if k is at least 5.
+func FromRanked(classes []string, all []Ranked) (*Predictions, error) {
+	p := &Predictions{Classes: classes, Logits: make([]float32, len(all)*len(classes))}
+	for i, r := range all {
+		if err := r.check(len(classes)); err != nil {
+			return nil, fmt.Errorf("image %s: %w", r.Path, err)
+		}
+		p.Paths, p.Targets = append(p.Paths, r.Path), append(p.Targets, int32(r.Target))
+		known := map[int]float64{}
+		rest := 1.0
+		for _, t := range r.Top {
+			known[t.Class] = t.Probability
+			rest -= t.Probability
+		}
+		last := r.Top[len(r.Top)-1].Probability
+		if _, ok := known[r.Target]; !ok && r.Target != Unknown {
+			known[r.Target] = min(r.TargetProbability, below(last))
+			rest -= r.TargetProbability
+		}
+		// No other class may rank above those of Top.
+		others := min(rest/float64(max(1, len(classes)-len(known))), below(last))
+		row := p.row(i)
+		for c := range row {
+			probability, ok := known[c]
+			if !ok {
+				probability = others
+			}
+			row[c] = float32(math.Log(max(probability, leastProbability)))
+		}
+		for rank, t := range r.Top { // equal probabilities keep their order
+			if rank > 0 && row[t.Class] >= row[r.Top[rank-1].Class] {
+				row[t.Class] = math.Nextafter32(row[r.Top[rank-1].Class], -math.MaxFloat32)
+			}
+		}
+	}
+	return p, p.check()
+}
+
+// leastProbability stands for probabilities that are too small for a float32.
+const leastProbability = 1e-45
+
+// below returns a probability a little below p.
+func below(p float64) float64 { return p * (1 - 1e-6) }
