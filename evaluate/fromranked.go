@@ -3,6 +3,7 @@ package evaluate
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // FromRanked returns the predictions that ranked predictions of k classes say, as far as they do:
@@ -22,14 +23,11 @@ func FromRanked(classes []string, all []Ranked) (*Predictions, error) {
 			known[t.Class] = t.Probability
 			rest -= t.Probability
 		}
-		last := r.Top[len(r.Top)-1].Probability
 		if _, ok := known[r.Target]; !ok && r.Target != Unknown {
-			known[r.Target] = min(r.TargetProbability, below(last))
+			known[r.Target] = r.TargetProbability
 			rest -= r.TargetProbability
 		}
-		// No other class may rank above those of Top.
-		others := min(rest/float64(max(1, len(classes)-len(known))), below(last))
-		row := p.row(i)
+		row, others := p.row(i), rest/float64(max(1, len(classes)-len(known)))
 		for c := range row {
 			probability, ok := known[c]
 			if !ok {
@@ -37,9 +35,15 @@ func FromRanked(classes []string, all []Ranked) (*Predictions, error) {
 			}
 			row[c] = float32(math.Log(max(probability, leastProbability)))
 		}
-		for rank, t := range r.Top { // equal probabilities keep their order
-			if rank > 0 && row[t.Class] >= row[r.Top[rank-1].Class] {
-				row[t.Class] = math.Nextafter32(row[r.Top[rank-1].Class], -math.MaxFloat32)
+		// Equal probabilities keep their order, and no other class ranks above those of Top.
+		least := float32(math.Inf(1))
+		for _, t := range r.Top {
+			row[t.Class] = min(row[t.Class], math.Nextafter32(least, -math.MaxFloat32))
+			least = row[t.Class]
+		}
+		for c := range row {
+			if !slices.ContainsFunc(r.Top, func(t ClassProbability) bool { return t.Class == c }) {
+				row[c] = min(row[c], math.Nextafter32(least, -math.MaxFloat32))
 			}
 		}
 	}
@@ -48,6 +52,3 @@ func FromRanked(classes []string, all []Ranked) (*Predictions, error) {
 
 // leastProbability stands for probabilities that are too small for a float32.
 const leastProbability = 1e-45
-
-// below returns a probability a little below p.
-func below(p float64) float64 { return p * (1 - 1e-6) }
