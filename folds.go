@@ -27,8 +27,8 @@ import (
 // The folder dir holds a run folder for each fold, the predictions of all folds, in the order of
 // the folds, and folds.json. By default the runs of the folds are there to measure, and no single
 // delta is delivered. With folds.Final, TuneFolds then runs Tune once more without test images, and
-// trains on all of them; the folds tell how good that delta is to be expected. If the data set has a
-// test split itself, no fold holds its images, and the final run is tested on it.
+// trains on all of them; the folds tell how good that delta is to be expected. If the data set has
+// a test split itself, no fold holds its images, and the final run is tested on it.
 //
 // If dir holds no run, TuneFolds makes it. To continue, call TuneFolds again with the same task,
 // options and dir: finished folds are not repeated, and an interrupted fold continues. With

@@ -342,7 +342,7 @@ func nearDuplicates(ctx context.Context, all []Located, workers int) ([]Duplicat
 	var found []Duplicate
 	for _, root := range order {
 		g := newDuplicate(copies[root])
-		g.Distance = distance[root]
+		g.Near, g.Distance = true, distance[root]
 		found = append(found, g)
 	}
 	return found, nil

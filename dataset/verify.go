@@ -67,8 +67,11 @@ type Duplicate struct {
 	// Copies lists the images, in the order train, val, test.
 	Copies []Located
 
-	// Distance is 0 for images with equal pixels. For nearly equal images, it is the largest number
-	// of bits in which the perceptual hashes of two images that match differ, of 64.
+	// Near reports whether the pixels are nearly equal, and not equal.
+	Near bool
+
+	// Distance is, for nearly equal images, the largest number of bits in which the perceptual
+	// hashes of two images that match differ, of 64.
 	Distance int
 
 	// SameBytes reports whether the encoded images are equal byte for byte too.
