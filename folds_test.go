@@ -196,8 +196,8 @@ func TestTuneFoldsAuto(t *testing.T) {
 	}
 }
 
-// TestTuneFoldsFinalWithoutTest checks that an in-memory data set without a test split gives all its images
-// to the final run.
+// TestTuneFoldsFinalWithoutTest checks that an in-memory data set without a test split gives all
+// its images to the final run.
 func TestTuneFoldsFinalWithoutTest(t *testing.T) {
 	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(24, 16, 0), nil, nil)
 	if err != nil {

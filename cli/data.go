@@ -19,15 +19,16 @@ import (
 
 func dataCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "data", Short: "Verify a data set; list the data sets of benchmarks",
-		Long: `'spt data verify' reads every image of a data set and prints its problems. 'spt data tasks'
-lists the data sets of benchmarks that --task knows.`,
+		Use: "data", Short: "Verify a data set; compare two; list the data sets of benchmarks",
+		Long: `'spt data verify' reads every image of a data set and prints its problems. 'spt data diff'
+compares two data sets. 'spt data tasks' lists the data sets of benchmarks that --task knows.`,
 		Example: `  spt data verify clothing
+  spt data diff clothing-1 clothing-2
   spt data tasks`,
 		Args: noSuchCommand,
 		Run:  func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
 	}
-	for _, verb := range []func(*app) *cobra.Command{verifyCommand, tasksCommand} {
+	for _, verb := range []func(*app) *cobra.Command{verifyCommand, diffCommand, tasksCommand} {
 		c := verb(a)
 		c.DisableFlagsInUseLine = true
 		cmd.AddCommand(c)

@@ -46,7 +46,8 @@ type layout struct {
 	// paths reports whether OpenOptions.ImageRoot and ImageSuffix apply.
 	paths bool
 
-	// unnamed reports whether images have no names, so that OpenOptions.GroupPattern does not apply.
+	// unnamed reports whether images have no names, so that OpenOptions.GroupPattern does not
+	// apply.
 	unnamed bool
 
 	// mixed is the value of Dataset.Mixed.

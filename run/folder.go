@@ -205,8 +205,8 @@ func describe(v any) string {
 const maxFile = 256 << 20
 
 // Read reads a JSON file of a run. It returns a [*Config], a [*Result], a [*Candidate], a
-// [*FoldsResult], or the metrics of a training as a []train.Epoch, depending on the kind that the file names. A broken
-// file and a file of another kind are an [*InputError].
+// [*FoldsResult], or the metrics of a training as a []train.Epoch, depending on the kind that the
+// file names. A broken file and a file of another kind are an [*InputError].
 func Read(path string) (any, error) {
 	data, err := regularfile.Read(path, maxFile)
 	if err != nil {
