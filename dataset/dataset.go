@@ -7,7 +7,8 @@
 //     VTAB-1k lists or Hugging Face parquet files ([DescribeLayouts] lists them all). It checks the
 //     lists and makes the splits that are missing. [New] makes a Dataset of images in memory.
 //  2. [Dataset.CheckImages] decodes every image once and finds the broken images.
-//     [Dataset.Verify] also finds duplicate images. Both steps are optional.
+//     [Dataset.Verify] also finds duplicate images. Both steps are optional. [Dataset.Folds] makes
+//     the data sets of a cross-validation, and [Dataset.Diff] compares two data sets.
 //  3. [NewLoader] returns a [Loader] for the samples of one split. [Loader.Batches] yields
 //     mini-batches ([Batch]). Its workers decode the images, apply the [Transform] and prefetch the
 //     next mini-batches. Several loaders may share a [Cache] of resized images.

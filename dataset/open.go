@@ -60,8 +60,8 @@ type OpenOptions struct {
 	// It applies to all layouts except parquet. Default: "".
 	GroupPattern string
 
-	// GroupDuplicates makes equal and nearly equal images one group; see [Near]. Groups that hold
-	// two such images become one group. Open then decodes every image. Default: false.
+	// GroupDuplicates makes equal and nearly equal images one group; see Verification.Near. Groups
+	// that hold two such images become one group. Open then decodes every image. Default: false.
 	GroupDuplicates bool
 
 	// Folds is the number of folds of a cross-validation, and Fold is one of them, counted from 1.
