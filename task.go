@@ -227,7 +227,9 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	if t.data.TakesForClass(where) {
 		return "", &run.OptionError{Option: "run-folder", Err: fmt.Errorf("the run folder %s would lie in data set %s and be read as a class of images; choose another folder", where, t.data.Root)}
 	}
-	if err := t.checkMemory(c); err != nil {
+	if c.Folds.Number > 0 { // each fold checks its memory
+		c.Folds.AutoSize = c.Tune.Recipe == run.RecipeAuto && t.config.Model.ImageSize == 0
+	} else if err := t.checkMemory(c); err != nil {
 		return "", optionError(err)
 	}
 	if err := t.CheckImages(ctx, report); err != nil {

@@ -115,6 +115,9 @@ func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report pro
 	if err == nil && (recorded.Train == nil) != (c.Train == nil) {
 		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds another kind of run: a run of all stages and a single training cannot share a folder; choose another folder", dir)}
 	}
+	if err == nil && (recorded.Folds.Number > 0) != (c.Folds.Number > 0) {
+		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds another kind of run: a cross-validation and a single run cannot share a folder; choose another folder", dir)}
+	}
 	return folder, &recorded, err
 }
 

@@ -12,21 +12,23 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/report"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
 
 func dataCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "data", Short: "Verify a data set; list the data sets of benchmarks",
-		Long: `'spt data verify' reads every image of a data set and prints its problems. 'spt data tasks'
-lists the data sets of benchmarks that --task knows.`,
+		Use: "data", Short: "Verify a data set; compare two; list the data sets of benchmarks",
+		Long: `'spt data verify' reads every image of a data set and prints its problems. 'spt data diff'
+compares two data sets. 'spt data tasks' lists the data sets of benchmarks that --task knows.`,
 		Example: `  spt data verify clothing
+  spt data diff clothing-1 clothing-2
   spt data tasks`,
 		Args: noSuchCommand,
 		Run:  func(cmd *cobra.Command, _ []string) { _ = cmd.Help() },
 	}
-	for _, verb := range []func(*app) *cobra.Command{verifyCommand, tasksCommand} {
+	for _, verb := range []func(*app) *cobra.Command{verifyCommand, diffCommand, tasksCommand} {
 		c := verb(a)
 		c.DisableFlagsInUseLine = true
 		cmd.AddCommand(c)
@@ -40,18 +42,25 @@ func verifyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Annotations: under("data"),
 		Use:         "verify DATA [flags]", Short: "Read every image and print the problems of a data set",
-		Long: `Opens a data set, which is a folder, an archive, a list of images or hf-dataset:OWNER/NAME, as 'spt tune' does and decodes every image. The command prints the number
-of images in each split, with --per-class also in each class. It lists classes without
-training images, images that are missing or broken, files in class folders that are not
-images, and equal images: images with different names and the same bytes or the same pixels.
+		Long: `Opens a data set, which is a folder, an archive, a list of images or
+hf-dataset:OWNER/NAME, as 'spt tune' does and decodes every image. The command prints the number
+of images in each split, with --per-class also in each class, their sizes, aspect ratios and
+kinds of pixels. It lists classes without training images, images that are missing or broken,
+files in class folders that are not images, and equal images: images with different names and
+the same bytes or the same pixels. Nearly equal images are resized, recompressed or slightly
+changed copies; a perceptual hash finds most of them. With --group-column or --group-pattern
+it lists the groups with images in several splits. --html writes all of it to a page with
+pictures.
+
 It fails with exit code 3 if an image cannot be read, or if an image of the test split is in
-another split too. It changes no file.
+another split too. It changes no file of the data set.
 
 The layouts of data sets:
 
 ` + indent(dataset.DescribeLayouts()),
 		Example: `  spt data verify clothing
   spt data verify vtab-1k/cifar --task cifar --per-class
+  spt data verify leaves --group-pattern '/(plant[0-9]+)_' --html leaves.html
   spt data verify list.csv --label-column kind --json`,
 		Args: arguments(1, 1, "one data set"),
 	}
@@ -72,7 +81,17 @@ The layouts of data sets:
 			return err
 		}
 		p.close()
-		if err := a.writeVerification(d, v, o.perClass); err != nil {
+		if o.html != "" {
+			found, err := report.NewVerified(ctx, d, &v)
+			if err != nil {
+				return err
+			}
+			page := &report.Page{Title: "Data set " + d.Name, Verified: found}
+			if err := page.WriteFile(o.html); err != nil {
+				return err
+			}
+		}
+		if err := a.writeVerification(d, v, o.perClass, o.html); err != nil {
 			return err
 		}
 		return verdict(d, v)
@@ -111,10 +130,22 @@ type copyOf struct {
 }
 
 type duplicate struct {
-	SameBytes bool     `json:"same_bytes"` // false: the pixels alone are equal
-	Leaks     bool     `json:"leaks"`      // copies are in several splits
-	Conflicts bool     `json:"conflicts"`  // copies have different labels
-	Copies    []copyOf `json:"copies"`
+	SameBytes bool `json:"same_bytes"` // false: the pixels alone are equal
+	Leaks     bool `json:"leaks"`      // copies are in several splits
+	Conflicts bool `json:"conflicts"`  // copies have different labels
+	// Distance is the largest number of bits, of 64, in which the hashes of nearly equal images
+	// differ. It is nil for equal images.
+	Distance *int     `json:"distance,omitempty"`
+	Copies   []copyOf `json:"copies"`
+	text     string   // in words
+}
+
+// dividedGroup is a group with images in several splits.
+type dividedGroup struct {
+	Group string `json:"group"`
+	Train int    `json:"train"`
+	Val   int    `json:"val"`
+	Test  int    `json:"test"`
 }
 
 type splitCount struct {
@@ -141,15 +172,40 @@ type verification struct {
 	Deep       int            `json:"deep,omitempty"` // see dataset.Traits
 	Dim        int            `json:"dim,omitempty"`
 	Profiles   map[string]int `json:"icc_profiles,omitempty"`
+	Near       []duplicate    `json:"near_duplicates"`
+	Divided    []dividedGroup `json:"groups_across_splits,omitempty"`
+	Width      dataset.Range  `json:"width"`        // in pixels
+	Height     dataset.Range  `json:"height"`       // in pixels
+	Aspect     dataset.Range  `json:"aspect_ratio"` // width divided by height
+	Modes      map[string]int `json:"modes"`        // numbers of images by kind of pixels
+	Page       string         `json:"report,omitempty"`
 	// Ignored counts the files in class folders that are not images, by extension.
 	Ignored map[string]int `json:"ignored,omitempty"`
 	Stray   int            `json:"stray,omitempty"`      // images outside the class folders
 	Notes   []string       `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
+	modes   string         // Modes in words
 }
 
-func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool) error {
-	doc := verification{Data: d.Root, Layout: d.Layout, Split: d.Split, SHA256: v.SHA256, Images: v.Images, Bytes: v.Bytes, Smallest: v.Smallest, Largest: v.Largest,
-		Untrained: []string{}, Unreadable: []skippedImage{}, Duplicates: []duplicate{}, Ignored: d.Ignored, Stray: d.Stray, Notes: d.Notes,
+// groupsOfCopies returns groups of equal or nearly equal images for the JSON document.
+func groupsOfCopies(d *dataset.Dataset, groups []dataset.Duplicate) []duplicate {
+	all := []duplicate{}
+	for _, g := range groups {
+		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks, Conflicts: g.Conflicts, text: report.DescribeDuplicate(g)}
+		if g.Near {
+			out.Distance = &g.Distance
+		}
+		for _, l := range g.Copies {
+			out.Copies = append(out.Copies, copyOf{l.Split, jsonfile.Text(l.Sample.Path), l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
+		}
+		all = append(all, out)
+	}
+	return all
+}
+
+// writeVerification prints what a verification found. page is the path of the page about it, or "".
+func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perClass bool, page string) error {
+	doc := verification{Page: page, Data: d.Root, Layout: d.Layout, Split: d.Split, SHA256: v.SHA256, Images: v.Images, Bytes: v.Bytes, Smallest: v.Smallest, Largest: v.Largest,
+		Untrained: []string{}, Unreadable: []skippedImage{}, Ignored: d.Ignored, Stray: d.Stray, Notes: d.Notes,
 		Deep: v.Traits.Deep, Dim: v.Traits.Dim, Profiles: v.Traits.Profiles}
 	for _, s := range v.Splits {
 		count := splitCount{s.Name, s.Images, s.Bytes, map[string]int{}}
@@ -166,12 +222,11 @@ func (a *app) writeVerification(d *dataset.Dataset, v dataset.Verification, perC
 	for _, s := range v.Unreadable {
 		doc.Unreadable = append(doc.Unreadable, skippedImage{s.Split, jsonfile.Text(s.Path), s.Where, s.Err.Error()})
 	}
-	for _, g := range v.Duplicates {
-		out := duplicate{SameBytes: g.SameBytes, Leaks: g.Leaks, Conflicts: g.Conflicts}
-		for _, l := range g.Copies {
-			out.Copies = append(out.Copies, copyOf{l.Split, jsonfile.Text(l.Sample.Path), l.Sample.Where, d.TargetName(l.Sample.Target), l.SHA256})
-		}
-		doc.Duplicates = append(doc.Duplicates, out)
+	doc.Duplicates, doc.Near = groupsOfCopies(d, v.Duplicates), groupsOfCopies(d, v.Near)
+	doc.Width, doc.Height, doc.Aspect = v.Ranges()
+	doc.Modes, doc.modes = v.Modes, report.Modes(&v)
+	for _, g := range v.Divided {
+		doc.Divided = append(doc.Divided, dividedGroup{g.Group, g.Images[0], g.Images[1], g.Images[2]})
 	}
 	if a.json {
 		return a.writeJSON(doc)
@@ -226,6 +281,10 @@ func (v verification) addTraits(f *facts) {
 func (v verification) String() string {
 	var f facts
 	f.add("images", "%d, %s, from %d×%d to %d×%d px", v.Images, wording.Bytes(v.Bytes), v.Smallest[0], v.Smallest[1], v.Largest[0], v.Largest[1])
+	if v.Width.Most > 0 {
+		f.add("median size", "%g×%g px; width / height %.2f to %.2f, median %.2f", v.Width.Median, v.Height.Median, v.Aspect.Least, v.Aspect.Most, v.Aspect.Median)
+		f.add("pixels", "%s", v.modes)
+	}
 	f.add("sha256", "%s", v.SHA256)
 	f.add("classes without training images", "%s", list(v.Untrained))
 	some := func(name string, n int, line func(i int) string) {
@@ -246,37 +305,44 @@ func (v verification) String() string {
 	v.addTraits(&f)
 	f.addSkipped(v.Ignored, v.Stray)
 	f.addNotes(v.Notes)
-	// Copies in several splits come first.
-	groups := slices.SortedStableFunc(slices.Values(v.Duplicates), func(a, b duplicate) int {
-		switch {
-		case a.Leaks == b.Leaks:
-			return 0
-		case a.Leaks:
-			return -1
-		}
-		return 1
-	})
-	some("equal images", len(groups), func(i int) string {
-		g := groups[i]
-		var copies []string
-		for _, c := range g.Copies[:min(4, len(g.Copies))] {
-			copies = append(copies, fmt.Sprintf("%s (%s, %s)", printable(c.Path), c.Split, printable(c.Class)))
-		}
-		if more := len(g.Copies) - len(copies); more > 0 {
-			copies = append(copies, fmt.Sprintf("%d more", more))
-		}
-		kind := "same pixels"
-		if g.SameBytes {
-			kind = "same bytes"
-		}
-		if g.Leaks {
-			kind += ", across splits"
-		}
-		if g.Conflicts {
-			kind += ", labels differ"
-		}
-		return kind + ": " + strings.Join(copies, " = ")
-	})
+	equal := func(name string, groups []duplicate) {
+		// Copies in several splits come first.
+		groups = slices.SortedStableFunc(slices.Values(groups), func(a, b duplicate) int {
+			switch {
+			case a.Leaks == b.Leaks:
+				return 0
+			case a.Leaks:
+				return -1
+			}
+			return 1
+		})
+		some(name, len(groups), func(i int) string {
+			g := groups[i]
+			var copies []string
+			for _, c := range g.Copies[:min(4, len(g.Copies))] {
+				copies = append(copies, fmt.Sprintf("%s (%s, %s)", printable(c.Path), c.Split, printable(c.Class)))
+			}
+			if more := len(g.Copies) - len(copies); more > 0 {
+				copies = append(copies, fmt.Sprintf("%d more", more))
+			}
+			separator := " = "
+			if g.Distance != nil {
+				separator = " ~ "
+			}
+			return g.text + ": " + strings.Join(copies, separator)
+		})
+	}
+	equal("equal images", v.Duplicates)
+	equal("nearly equal images", v.Near)
+	if len(v.Divided) > 0 {
+		some("groups in several splits", len(v.Divided), func(i int) string {
+			g := v.Divided[i]
+			return fmt.Sprintf("%s: %d train, %d val, %d test", printable(g.Group), g.Train, g.Val, g.Test)
+		})
+	}
+	if v.Page != "" {
+		f = append(f, reportFact(v.Page)...)
+	}
 	return f.String()
 }
 

@@ -273,7 +273,7 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 		data.Classes = 0 // the numbers of images may differ
 	}
 	if elsewhere { // the place of the images of another table is another one
-		data.ImageRoot, data.ImageSuffix, data.Commit = "", "", ""
+		data.ImageRoot, data.ImageSuffix, data.Commit, data.Folds, data.Fold = "", "", "", 0, 0
 	}
 	err := setAgain(cmd, before, func(f flagRow) bool { return f.local || elsewhere && f.group == dataGroup })
 	if err != nil || elsewhere {

@@ -139,6 +139,7 @@ type options struct {
 	// live is the address at which the page of the run is served.
 	live               string
 	verify, calibrated bool
+	html               string // the page of data verify
 	// formats, half and probabilities belong to export.
 	formats             namesValue
 	half, probabilities bool

@@ -70,6 +70,8 @@ with the checksums that the Hub stated.`,
 				f.add("method", "%s, trained on %s, %d epochs", printable(string(in.Result.Method)), printable(in.Result.TrainedOn), len(in.Result.Epochs))
 				f.add("tuned", "%d parameters and a head of %d parameters", in.Result.Counts.Tuned(), in.Result.Counts.Head)
 				resultFacts(&f, in.Result)
+			case in.Folds != nil:
+				foldsFacts(&f, in.Folds)
 			case in.Candidate != nil:
 				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget.String())), in.Candidate.Counts.Tuned())
 				f.add("validation accuracy", "%s, loss %.4f", wording.Percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
@@ -287,6 +289,17 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 	}
 	f.add("data", "%s%s (%s), %d classes; images: %d train, %d val, %d test; splits: %s", printable(c.Data.Path), commit, printable(c.Data.Layout), c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test, printable(c.Data.Split))
 	f.addObjective(c.Objective)
+	if c.Folds.Number > 0 {
+		f.add("method", "%s", printable(string(c.Tune.Method)))
+		f.add("folds", "%d", c.Folds.Number)
+		if r.Folds == nil {
+			f.add("state", "unfinished; to continue: %s", shell.Command("spt", verb, "--resume", dir))
+			return
+		}
+		f.add("state", "finished")
+		foldsFacts(f, r.Folds)
+		return
+	}
 	f.add("method", "%s", printable(chosen))
 	if c.Tune.ValidationOnly {
 		f.add("final training", "none: the run only validates its candidates")
@@ -302,6 +315,17 @@ func runFacts(f *facts, r *inspect.Run, dir string) {
 		f.add("best candidate", "%s, learning rate %g, %s", cmp.Or(printable(r.Result.Budget.String()), printable(string(r.Result.Method))), r.Result.LR, wording.Plural(r.Result.Counts.Tuned(), "parameter"))
 	}
 	resultFacts(f, r.Result)
+}
+
+// foldsFacts adds the result of a cross-validation.
+func foldsFacts(f *facts, r *run.FoldsResult) {
+	for _, fold := range r.Folds {
+		f.add(printable(fold.Folder), "test accuracy %s of %s", wording.Percent(fold.Accuracy), wording.Plural(fold.Test, "image"))
+	}
+	f.add("accuracy", "%s: mean of the folds ± standard deviation", spread(r.Accuracy))
+	if m := r.Metrics; m != nil {
+		f.add("all folds together", "%s of %s", wording.Percent(m.Top1), wording.Plural(m.Images, "image"))
+	}
 }
 
 func resultFacts(f *facts, r *run.Result) {

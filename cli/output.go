@@ -401,7 +401,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	}
 	f.addProbe(r)
 	if r.Test != nil && r.Test.Images < fewTests {
-		f.add("note", "%s tell little, so the interval is wide; give a larger --test-fraction", wording.Plural(r.Test.Images, "test image"))
+		f.add("note", "%s tell little, so the interval is wide; --folds 5 tests on every image, and a larger --test-fraction on more of them", wording.Plural(r.Test.Images, "test image"))
 	}
 	if r.TestMax != nil {
 		f.add("test-max (paper protocol)", "%s: the highest of all epochs, for comparison only", wording.Percent(*r.TestMax))

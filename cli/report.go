@@ -14,6 +14,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/report"
 	"github.com/sptune/spt/run"
@@ -70,6 +71,22 @@ the page. Of a sweep it sends every job that is done.`,
 			if err != nil {
 				return err
 			}
+			if r.Config.Folds.Number > 0 {
+				if len(args) > 1 {
+					return refuse("%s holds a cross-validation, which has a page of its own; give it alone, or the runs of its folds", dir)
+				}
+				result, err := run.LoadFolds(r.Folder)
+				if err == nil && result == nil {
+					err = &run.InputError{Err: fmt.Errorf("the cross-validation in %s is unfinished; finish it with '%s'", dir, shell.Command("spt", "tune", "--resume", dir))}
+				}
+				if err == nil {
+					page, err = a.foldsPage(ctx, r.Folder, r.Config, result)
+				}
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			if len(args) <= report.MaxDetailed {
 				if err := a.addImages(ctx, r); err != nil {
 					return err
@@ -77,7 +94,7 @@ the page. Of a sweep it sends every job that is done.`,
 			}
 			page.Runs, runs = append(page.Runs, r), append(runs, r.Folder)
 		}
-		if rows != nil || len(page.Runs) == 0 {
+		if rows != nil || len(page.Runs) == 0 && page.Evaluated == nil {
 			var err error
 			if page.Sweep, err = sweep.NewTable(rows, sweep.TableOptions{}); err != nil {
 				return err

@@ -42,6 +42,10 @@ With --task or --recipe vtab or fgvc they are those of the paper, without step 1
 --config reads any of the options from a YAML or JSON file with the keys of config.json, which
 every run folder holds. Flags win over the file. The config.json of a run repeats the run.
 
+--folds K is a cross-validation, for data sets with few images: K runs, each of which tests on
+another part of the images. It measures and delivers no delta, unless --final trains once more
+on all images.
+
 The run folder holds all files, among them the delta, which 'spt predict' uses. --resume
 continues a run that was stopped. On the processor, the result then has the same bits as the
 result of a run without a stop.
@@ -50,6 +54,7 @@ result of a run without a stop.
 		Example: `  spt tune --model vit_tiny --data clothing --time 30m
   spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
   spt tune --model demo --data clothing --method lora --rank 4 --epochs 20
+  spt tune --model vit_tiny --data leaves --folds 5 --final
   spt tune --config clothing.yaml --seed 1
   spt tune --resume runs/clothing-spt-lora`,
 		Args: noArguments,
@@ -96,6 +101,9 @@ result of a run without a stop.
 			if err := resumeRun(cmd, c, nil, o.resume, &o.out); err != nil {
 				return err
 			}
+		}
+		if c.Folds.Number > 0 {
+			return a.tuneFolds(ctx, o, began)
 		}
 		page, err := a.serveLive(o.live)
 		if err != nil {

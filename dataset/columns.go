@@ -57,6 +57,7 @@ type tableBuilder struct {
 	*tableData
 	header       []string
 	image, label int   // indices of columns; label is -1 if there is no such column
+	group        int   // index of the column of groups; -1 if there is none
 	hot          []int // columns that may be class columns; nil if there are none
 	noLabels     error // the error for a table without labels
 }
@@ -76,14 +77,19 @@ func newTableBuilder(name string, header []string, o OpenOptions, want labelForm
 	if b.label == b.image { // the usual names overlap with a name that the user gave
 		return nil, fmt.Errorf("column %q is the column of images and of labels: name another column", abbreviate(header[b.image]))
 	}
-	b.splits = slices.DeleteFunc(b.splits, func(c *splitColumn) bool { return c.index == b.image || c.index == b.label })
+	if b.group, err = groupColumn(header, o.GroupColumn); err != nil && !want.defined {
+		return nil, err
+	}
+	b.splits = slices.DeleteFunc(b.splits, func(c *splitColumn) bool {
+		return c.index == b.image || c.index == b.label || c.index == b.group
+	})
 	if b.label >= 0 {
 		b.labels.column = header[b.label]
 		return b, nil
 	}
 	if o.LabelColumn == "" && (!want.defined || want.classes != nil && want.column == "") {
 		for i := range header {
-			if i != b.image && !slices.ContainsFunc(b.splits, func(c *splitColumn) bool { return c.index == i }) {
+			if i != b.image && i != b.group && !slices.ContainsFunc(b.splits, func(c *splitColumn) bool { return c.index == i }) {
 				b.hot = append(b.hot, i)
 			}
 		}
@@ -147,6 +153,14 @@ func (b *tableBuilder) add(where string, cell func(column int) (string, error)) 
 	row, err := newTableRow(where, image, label, missing)
 	if err != nil {
 		return err
+	}
+	if b.group >= 0 {
+		switch text, err := cell(b.group); err {
+		case nil, errEmptyCell, errNoKey, errNull: // without a text, the image is its own group
+			row.Group = text
+		default:
+			return fmt.Errorf("%s: %q: %w", where, abbreviate(b.header[b.group]), err)
+		}
 	}
 	b.rows = append(b.rows, row)
 	for _, c := range b.splits {

@@ -8,7 +8,8 @@
 //     or in an archive. It checks the lists and makes the splits that are missing. [OpenShards]
 //     opens known parquet files, and [New] makes a Dataset of images in memory.
 //  2. [Dataset.CheckImages] decodes every image once and finds the broken images.
-//     [Dataset.Verify] also finds duplicate images. Both steps are optional.
+//     [Dataset.Verify] also finds duplicate images. Both steps are optional. [Dataset.Folds] makes
+//     the data sets of a cross-validation, and [Dataset.Diff] compares two data sets.
 //  3. [NewLoader] returns a [Loader] for the samples of one split. [Loader.Batches] yields
 //     mini-batches ([Batch]). Its workers decode the images, apply the [Transform] and prefetch the
 //     next mini-batches. Several loaders may share a [Cache] of resized images.
@@ -87,6 +88,9 @@ type Dataset struct {
 	// New.
 	Options OpenOptions
 
+	// ownTest reports whether the data set on disk has a test split, or was made with one by New.
+	ownTest bool
+
 	// classFolders has the value of layout.classFolders.
 	classFolders bool
 
@@ -134,7 +138,7 @@ func (d *Dataset) splits() []split {
 // New returns an error if there is no training sample, if a target does not fit the classes, if an
 // image is malformed or listed twice, or if a class of val or test has no training sample.
 func New(name string, classes []string, train, val, test []Sample) (*Dataset, error) {
-	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given"}
+	d := &Dataset{Name: name, Layout: "memory", Classes: classes, Train: train, Val: val, Test: test, Split: "given", ownTest: len(test) > 0}
 	for _, s := range d.splits() {
 		*s.samples = slices.Clone(*s.samples)
 		for i := range *s.samples {
@@ -194,7 +198,7 @@ func (d *Dataset) check() error {
 			case class < 0: // no single class
 			case s.name == "train":
 				trained[class] = true
-			case !trained[class] && d.Options.Classes == 0 && len(d.Train) > 0:
+			case !trained[class] && d.Options.Classes == 0 && d.Options.Fold == 0 && len(d.Train) > 0:
 				return fmt.Errorf("%s: class %d (%s) of the %s split has no training image",
 					sample.Where, class, abbreviate(d.Classes[class]), s.name)
 			}
@@ -240,8 +244,8 @@ func (d *Dataset) TargetName(t Target) string {
 
 // Fingerprint returns a SHA-256 hash, in hex, of the lists of the data set. The hash covers the
 // names of the classes, in their order. For every image of every split, it covers the path below
-// Root, the target, the place that lists the image, and the size of its file in bytes. It does not
-// cover the pixels. Moving the data set does not change the fingerprint.
+// Root, the target, the place that lists the image, its group, and the size of its file in bytes.
+// It does not cover the pixels. Moving the data set does not change the fingerprint.
 func (d *Dataset) Fingerprint() string {
 	h := sha256.New() // its Write never fails
 	fmt.Fprintf(h, "%q\n", d.Classes)
@@ -256,6 +260,9 @@ func (d *Dataset) Fingerprint() string {
 		})
 		for i, s := range samples {
 			fmt.Fprintf(h, "%q %s %q %d\n", relative(d.Root, s.Path), s.Target, s.Where, sizes[i])
+			if s.Group != "" {
+				fmt.Fprintf(h, "group %q\n", s.Group)
+			}
 		}
 		fmt.Fprintln(h)
 	}

@@ -26,17 +26,22 @@ func duplicates(all []Located) (found []Duplicate) {
 		if len(copies) < 2 {
 			continue
 		}
-		g := Duplicate{Copies: copies, SameBytes: true}
-		for _, l := range copies {
-			g.SameBytes = g.SameBytes && l.SHA256 == copies[0].SHA256
-			g.Leaks = g.Leaks || l.Split != copies[0].Split
-			g.Conflicts = g.Conflicts || l.Sample.Target.String() != copies[0].Sample.Target.String()
-		}
-		// The copies are in the order of the splits, and test is the last split.
-		g.LeaksIntoTest = g.Leaks && copies[len(copies)-1].Split == "test"
-		found = append(found, g)
+		found = append(found, newDuplicate(copies))
 	}
 	return found
+}
+
+// newDuplicate returns the group of copies, which are in the order of the splits.
+func newDuplicate(copies []Located) Duplicate {
+	g := Duplicate{Copies: copies, SameBytes: true}
+	for _, l := range copies {
+		g.SameBytes = g.SameBytes && l.SHA256 == copies[0].SHA256
+		g.Leaks = g.Leaks || l.Split != copies[0].Split
+		g.Conflicts = g.Conflicts || l.Sample.Target.String() != copies[0].Sample.Target.String()
+	}
+	// The test split is the last split.
+	g.LeaksIntoTest = g.Leaks && copies[len(copies)-1].Split == "test"
+	return g
 }
 
 // Copies returns the groups of images that are equal byte for byte. Unlike [Dataset.Verify], it

@@ -46,6 +46,10 @@ type layout struct {
 	// paths reports whether OpenOptions.ImageRoot and ImageSuffix apply.
 	paths bool
 
+	// unnamed reports whether images have no names, so that OpenOptions.GroupPattern does not
+	// apply.
+	unnamed bool
+
 	// mixed is the value of Dataset.Mixed.
 	mixed bool
 
@@ -101,6 +105,7 @@ func layouts() []layout {
 			files:       []string{"*.parquet"},
 			read:        readParquet,
 			columns:     true,
+			unnamed:     true,
 		},
 		{
 			name:        "table",

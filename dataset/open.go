@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/sptune/spt/internal/option"
 )
 
 // OpenOptions configures [Open]. The zero value works for most data sets.
@@ -46,6 +48,25 @@ type OpenOptions struct {
 	// validation split and the test split if the data set lacks them. Zero means 0.1. A negative
 	// number leaves a missing split empty. The sum of both fractions must be below 1.
 	ValFraction, TestFraction float64
+
+	// GroupColumn is the name of the column that holds the group of each image. It applies to the
+	// layouts parquet and table. An image with an empty cell is a group of its own. Default: "",
+	// and every image is a group of its own.
+	GroupColumn string
+
+	// GroupPattern is a regular expression of package regexp. If it matches the path of an image,
+	// the text of its first capturing group names the group of the image. The path is relative to
+	// the folder of the data set and has slashes. Images that do not match are groups of their own.
+	// It applies to all layouts except parquet. Default: "".
+	GroupPattern string
+
+	// GroupDuplicates makes equal and nearly equal images one group; see Verification.Near. Groups
+	// that hold two such images become one group. Open then decodes every image. Default: false.
+	GroupDuplicates bool
+
+	// Folds is the number of folds of a cross-validation, and Fold is one of them, counted from 1.
+	// If they are set, Open returns this data set of [Dataset.Folds]. Default: 0, no folds.
+	Folds, Fold int
 
 	// Seed is the seed for the random choice of images for missing splits. The choice also depends
 	// on the paths below the root, but not on the order of the lists. Default: 0.
@@ -134,7 +155,9 @@ func newSource(ctx context.Context, root string, o OpenOptions) (src source, not
 // [Layouts] and [DescribeLayouts] list the layouts that Open reads; docs/layouts.md describes them
 // in full. If the data set lacks a validation or test split, Open takes images from the training
 // split. Every class of three or more images gives its own share, at least one image, and keeps at
-// least one training image. Dataset.Split records this.
+// least one training image. Images of one group move together, so no group is in two of the splits
+// that Open makes. Splits that the data set has are kept, and a note names the groups that they
+// divide. Dataset.Split records this.
 //
 // Open returns an error if
 //   - the layout is unknown,
@@ -147,6 +170,7 @@ func newSource(ctx context.Context, root string, o OpenOptions) (src source, not
 //   - a class folder is empty,
 //   - a class of val or test has no training image,
 //   - the number of classes differs from o.Classes,
+//   - the pattern of groups matches no image, or all images are one group and splits are missing,
 //   - ctx is done.
 //
 // The error names the file and the line, key, row or folder.
@@ -190,6 +214,10 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	pattern, err := o.groupPattern()
+	if err != nil {
+		return nil, err
+	}
 	l, err := chooseLayout(ctx, src)
 	if err != nil {
 		return nil, err
@@ -199,6 +227,12 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 	}
 	if (o.ImageRoot != "" || o.ImageSuffix != "") && !l.paths {
 		return nil, fmt.Errorf("the layout %s has no table of image paths: leave out the image root and the image suffix", l.name)
+	}
+	if o.GroupColumn != "" && !l.columns {
+		return nil, option.Errorf("group-column", "the layout %s has no columns, so no column names groups: give a pattern of groups for the paths of the images", l.name)
+	}
+	if pattern != nil && l.unnamed {
+		return nil, option.Errorf("group-pattern", "the images of the layout %s have no names that a pattern of groups could match: give the name of a column of groups", l.name)
 	}
 	g, err := l.read(ctx, src)
 	if err != nil {
@@ -226,8 +260,20 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 	if note := alikeClasses(d.Classes); note != "" {
 		d.Notes = append(d.Notes, note)
 	}
-	d.splitMissing(g.val == nil, g.test == nil, valFraction, testFraction, o.Seed)
+	if err := d.setGroups(ctx, src.root, pattern); err != nil {
+		return nil, err
+	}
+	if err := d.splitMissing(g.val == nil, g.test == nil, valFraction, testFraction, o.Seed); err != nil {
+		return nil, err
+	}
 	d.Split += g.note
+	if o.Fold != 0 || o.Folds != 0 {
+		if d, err = d.fold(o.Folds, o.Fold); err != nil {
+			return nil, err
+		}
+	} else if note := d.dividedNote(); note != "" {
+		d.Notes = append(d.Notes, note)
+	}
 	if o.MaxImages > 0 {
 		return d.Limit(o.MaxImages, o.Seed)
 	}

@@ -349,6 +349,10 @@ func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([
 			return nil, err
 		}
 	}
+	groups, err := r.groups(ctx, p, columns, train)
+	if err != nil {
+		return nil, err
+	}
 	p.meta = parquet.FileMetaData{} // all that is needed of it is in p
 	rows := make([]labelled, len(values))
 	for i, v := range values {
@@ -366,8 +370,41 @@ func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([
 			return nil, err
 		}
 		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: parquetRow{p, i}}, text, missing}
+		if groups != nil {
+			rows[i].Group = groups[i]
+		}
 	}
 	return rows, nil
+}
+
+// groups returns the group of each row of a file. It returns nil if the options name no column of
+// groups, and for a file of another split than train that lacks the column.
+func (r *parquetReader) groups(ctx context.Context, p *parquetFile, columns []parquetColumn, train bool) ([]string, error) {
+	if r.src.GroupColumn == "" {
+		return nil, nil
+	}
+	at := slices.IndexFunc(columns, func(c parquetColumn) bool { return c.path == r.src.GroupColumn })
+	if at < 0 {
+		if !train {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("%s: there is no column of groups %q: name one of %s", p.name, abbreviate(r.src.GroupColumn), columnNames(columns))
+	}
+	kind := columns[at].kind
+	if kind != parquet.ByteArray && kind != parquet.Int32 && kind != parquet.Int64 {
+		return nil, fmt.Errorf("%s: the column of groups %s has type %v, expected integers or strings; name another column", p.name, abbreviate(r.src.GroupColumn), kind)
+	}
+	values, err := p.values(ctx, columns[at])
+	if err != nil {
+		return nil, err
+	}
+	groups := make([]string, len(values))
+	for i, v := range values {
+		if v != nil {
+			groups[i] = strings.TrimSpace(parquetText(v, kind))
+		}
+	}
+	return groups, nil
 }
 
 // imageColumn returns the column that holds encoded images. Its type is a struct with the field
@@ -522,6 +559,9 @@ func readMetadataParquet(ctx context.Context, at files, path, name string, o Ope
 			}
 			b.labels.ids = b.labels.classes != nil
 		}
+	}
+	if b.group >= 0 {
+		needed = append(needed, b.group)
 	}
 	for _, c := range b.splits {
 		needed = append(needed, c.index)

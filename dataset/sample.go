@@ -25,6 +25,11 @@ type Sample struct {
 	// be nil only for images whose target is to be predicted.
 	Target Target
 
+	// Group names the group that the image belongs to, such as a patient or an object that several
+	// images show. [Open] keeps the images of a group in one split, if it makes the splits. It is
+	// "" for an image that is a group of its own.
+	Group string
+
 	// Where is the place that lists the sample. Error messages show it. Examples:
 	// "train800.txt:17", "train/dress", `train.json: "a.jpg"`.
 	Where string

@@ -32,22 +32,29 @@ func (o OpenOptions) fractions() (val, test float64, err error) {
 // splitMissing moves training images to the splits that the data set does not have, and sets
 // d.Split and d.Unsplit. noVal and noTest report whether the data set has no validation split and
 // no test split.
-func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction float64, seed uint64) {
+func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction float64, seed uint64) error {
 	if !noVal {
 		valFraction = 0
 	}
 	if !noTest {
 		testFraction = 0
 	}
-	d.Unsplit = noVal && noTest
+	d.Unsplit, d.ownTest = noVal && noTest, !noTest
 	if len(d.Train) == 0 {
 		valFraction, testFraction = 0, 0
 	}
-	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed)
+	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed, d.Options.by())
 	if note := d.smallClasses(valFraction, testFraction); note != "" {
 		d.Notes = append(d.Notes, note)
 	}
 	train, val, test := stratify(d.Train, valFraction, testFraction, seed)
+	if d.Options.grouped() {
+		var err error
+		if train, val, test, err = stratifyGroups(d.Train, valFraction, testFraction, seed); err != nil {
+			return err
+		}
+		d.noteEmpty(valFraction > 0 && len(val) == 0, testFraction > 0 && len(test) == 0)
+	}
 	d.Train = train
 	if noVal {
 		d.Val = val
@@ -55,15 +62,17 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 	if noTest {
 		d.Test = test
 	}
+	return nil
 }
 
 // describeSplit returns the text of Dataset.Split. A fraction is 0 if no training images move to
-// the split. Runs record the text, and a run of another text has other splits. If the rule of
-// stratify changes, the text must change too.
-func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed uint64) string {
+// the split. by says what the splits respect; see OpenOptions.by. Runs record the text, and a run
+// of another text has other splits. If the rule of stratify or stratifyGroups changes, the text
+// must change too.
+func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed uint64, by string) string {
 	rest := math.Round((1-valFraction-testFraction)*1e6) / 1e6
 	if valFraction > 0 && testFraction > 0 {
-		return fmt.Sprintf("stratified by class %g/%g/%g seed %d", rest, valFraction, testFraction, seed)
+		return fmt.Sprintf("stratified by %s %g/%g/%g seed %d", by, rest, valFraction, testFraction, seed)
 	}
 	if !noVal && !noTest {
 		return "given"
@@ -75,7 +84,7 @@ func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed u
 		case fraction == 0:
 			return "none"
 		}
-		return fmt.Sprintf("stratified by class %g/%g of train seed %d", rest, fraction, seed)
+		return fmt.Sprintf("stratified by %s %g/%g of train seed %d", by, rest, fraction, seed)
 	}
 	return "val " + one(noVal, valFraction) + ", test " + one(noTest, testFraction)
 }
@@ -83,16 +92,14 @@ func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed u
 // smallClass is the number of images from which a class is in all three splits.
 const smallClass = 3
 
-// smallClasses returns a note that names the classes that have too few training images for every
-// split. It returns "" if there are none, or if no training images move to other splits.
+// smallClasses returns a note that names the classes that have too few training images, or too few
+// groups of them, for every split. It returns "" if there are none, or if no training images move
+// to other splits.
 func (d *Dataset) smallClasses(valFraction, testFraction float64) string {
 	if valFraction == 0 && testFraction == 0 {
 		return ""
 	}
-	sizes := make(map[int]int)
-	for _, s := range d.Train {
-		sizes[s.stratum()]++
-	}
+	sizes := groupsOfStrata(d.Train)
 	var names []string
 	more := 0
 	for _, class := range slices.Sorted(maps.Keys(sizes)) {
@@ -111,7 +118,11 @@ func (d *Dataset) smallClasses(valFraction, testFraction float64) string {
 	if more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}
-	return fmt.Sprintf("classes with fewer than %d images are not in every split: %s", smallClass, text)
+	what := "images"
+	if d.Options.grouped() {
+		what = "groups"
+	}
+	return fmt.Sprintf("classes with fewer than %d %s are not in every split: %s", smallClass, what, text)
 }
 
 // stratify divides the samples into three splits. Every stratum of three or more samples gives its
@@ -164,15 +175,14 @@ func stratify(samples []Sample, valFraction, testFraction float64, seed uint64) 
 	nVal := min(int(math.Round(valFraction*float64(2*len(pool)))), len(pool))
 	nTest := min(int(math.Round(testFraction*float64(2*len(pool)))), len(pool)-nVal)
 	assign(pool, nVal, nTest)
+	return divide(samples, assigned)
+}
+
+// divide divides samples into train, val and test, the splits 0, 1 and 2 of assigned.
+func divide(samples []Sample, assigned []int) (train, val, test []Sample) {
+	out := [3]*[]Sample{&train, &val, &test}
 	for i, s := range samples {
-		switch assigned[i] {
-		case toVal:
-			val = append(val, s)
-		case toTest:
-			test = append(test, s)
-		case toTrain:
-			train = append(train, s)
-		}
+		*out[assigned[i]] = append(*out[assigned[i]], s)
 	}
 	return train, val, test
 }

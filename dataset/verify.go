@@ -24,6 +24,14 @@ type Verification struct {
 	// and the most pixels. They are {0, 0} if no image can be read.
 	Smallest, Largest [2]int
 
+	// Sizes holds the width and the height of every image that can be read, in pixels, in the order
+	// train, val, test.
+	Sizes [][2]int
+
+	// Modes counts the images by the kind of their pixels, such as "RGB", "grey" or "16-bit grey".
+	// Images in memory, and files that do not state it, are not counted.
+	Modes map[string]int
+
 	// Splits counts the images of train, val and test.
 	Splits []SplitCount
 
@@ -35,6 +43,14 @@ type Verification struct {
 
 	// Duplicates lists the groups of images with equal pixels, in the order of their first images.
 	Duplicates []Duplicate
+
+	// Near lists the groups of images that are nearly equal, such as resized, recompressed or
+	// slightly changed copies, in the order of their first images. A group also holds the
+	// duplicates of its images.
+	Near []Duplicate
+
+	// Divided lists the groups of the data set that are in several splits.
+	Divided []DividedGroup
 
 	// SHA256 identifies the contents of the data set. It is a hash, in hex, of the split, the
 	// target and the content of every image, in order.
@@ -49,10 +65,17 @@ type SplitCount struct {
 	Classes []int  // number of images of every class, indexed by class id; see Target.Stratum
 }
 
-// Duplicate is a group of two or more images with the same pixels.
+// Duplicate is a group of two or more images with the same or nearly the same pixels.
 type Duplicate struct {
-	// Copies lists the equal images, in the order train, val, test.
+	// Copies lists the images, in the order train, val, test.
 	Copies []Located
+
+	// Near reports whether the pixels are nearly equal, and not equal.
+	Near bool
+
+	// Distance is, for nearly equal images, the largest number of bits in which the perceptual
+	// hashes of two images that match differ, of 64.
+	Distance int
 
 	// SameBytes reports whether the encoded images are equal byte for byte too.
 	SameBytes bool
@@ -79,21 +102,22 @@ type Located struct {
 	// width and the pixels.
 	SHA256 string
 
-	// pixels is a hash of the pixels, or zero if they were not read.
+	// pixels is a hash of the pixels, or zero if they were not read. look is a perceptual hash.
 	pixels [sha256.Size]byte
+	look   look
 }
 
-// Verify reads and decodes every image and returns counts of the images and lists of two kinds of
-// problems: unreadable images, and duplicate images, which have equal pixels under different names.
-// Verify returns no error for these problems, because many published data sets have them. It
-// returns an error only if ctx is done.
+// Verify reads and decodes every image and returns counts of the images and lists of problems:
+// unreadable images, duplicate images, which have equal pixels under different names, nearly equal
+// images, and groups in several splits. Verify returns no error for these problems, because many
+// published data sets have them. It returns an error only if ctx is done.
 //
 // workers is the number of images that are read at the same time; zero means GOMAXPROCS. report
 // receives an event of stage progress.Images after every image, and its calls do not overlap; nil
 // means no progress. Neither changes the result.
 func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func) (Verification, error) {
 	var all []Located
-	v := Verification{Unreadable: slices.Clone(d.Skipped), Splits: d.Counts()}
+	v := Verification{Unreadable: slices.Clone(d.Skipped), Splits: d.Counts(), Modes: map[string]int{}, Divided: d.DividedGroups()}
 	for _, s := range d.splits() {
 		for _, sample := range *s.samples {
 			all = append(all, Located{Split: s.name, Sample: sample})
@@ -127,10 +151,17 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 		if area(f.size) > area(v.Largest) {
 			v.Largest = f.size
 		}
-		l.pixels = f.pixels
+		l.pixels, l.look = f.pixels, f.look
 		v.Traits.merge(f.traits)
+		v.Sizes = append(v.Sizes, f.size)
+		if f.mode != "" {
+			v.Modes[f.mode]++
+		}
 	}
 	v.Duplicates = duplicates(all)
+	if v.Near, err = nearDuplicates(ctx, all, workers); err != nil {
+		return Verification{}, fmt.Errorf("verifying data set %s: %w", d.Name, err)
+	}
 	v.SHA256 = hex.EncodeToString(identity.Sum(nil))
 	return v, nil
 }
@@ -156,6 +187,8 @@ type inspection struct {
 	bytes   int64             // size of the encoded image, or of the pixels of an image in memory
 	size    [2]int            // width and height in pixels
 	traits  Traits            // of this image
+	look    look              // perceptual hash
+	mode    string            // see modeOf
 	err     error             // reason why the image cannot be read
 }
 
@@ -169,7 +202,10 @@ func inspect(s Sample) (f inspection) {
 	if err != nil {
 		return f
 	}
-	f.pixels, f.size = pixelHash(m), [2]int{m.Width, m.Height}
+	f.pixels, f.size, f.look = pixelHash(m), [2]int{m.Width, m.Height}, thumbnailOf(m).hash()
+	if encoded != nil {
+		f.mode = modeOf(encoded)
+	}
 	if s.Image != nil {
 		f.content, f.bytes = f.pixels, int64(len(m.Pix))
 	} else {

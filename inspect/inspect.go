@@ -37,7 +37,7 @@ type Inspection struct {
 	// path of the downloaded file.
 	Path string `json:"path"`
 	// Kind is "checkpoint", "training state", "scores", "plan", "published selection", "delta",
-	// "run", "metrics", "result", "candidate", "predictions" or "deliveries".
+	// "run", "metrics", "result", "candidate", "folds", "predictions" or "deliveries".
 	Kind string `json:"kind"`
 	// Checkpoint describes a checkpoint or a training state.
 	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
@@ -55,6 +55,8 @@ type Inspection struct {
 	Result *run.Result `json:"result,omitempty"`
 	// Candidate is the content of result.json of a candidate of a run.
 	Candidate *run.Candidate `json:"candidate,omitempty"`
+	// Folds is the content of folds.json of a cross-validation.
+	Folds *run.FoldsResult `json:"folds,omitempty"`
 	// Predictions sums up predictions.jsonl of a run.
 	Predictions *Predictions `json:"predictions,omitempty"`
 	// Deliveries holds the runs on MLflow servers in mlflow.json of a run, at least one.
@@ -125,6 +127,8 @@ type Run struct {
 	Config run.Config    `json:"config"`           // configuration of the run
 	Epochs []train.Epoch `json:"epochs,omitempty"` // finished epochs of the final training
 	Result *run.Result   `json:"result,omitempty"` // nil while the run is unfinished
+	// Folds is the result of a cross-validation, nil while it is unfinished.
+	Folds *run.FoldsResult `json:"folds,omitempty"`
 }
 
 // Predictions sums up the predictions of the images of a split.
@@ -208,6 +212,10 @@ func openRun(path string) (*Inspection, error) {
 		return nil, err
 	}
 	in := &Inspection{Kind: "run", Run: &Run{Config: c}}
+	if c.Folds.Number > 0 {
+		in.Run.Folds, err = run.LoadFolds(folder)
+		return in, err
+	}
 	if in.Run.Epochs, err = folder.Metrics(); err != nil {
 		return nil, err
 	}
@@ -279,6 +287,8 @@ func openJSON(path string) (*Inspection, error) {
 			return &Inspection{Kind: "result", Result: v}, nil
 		case *run.Candidate:
 			return &Inspection{Kind: "candidate", Candidate: v}, nil
+		case *run.FoldsResult:
+			return &Inspection{Kind: "folds", Folds: v}, nil
 		case []train.Epoch:
 			return &Inspection{Kind: "metrics", Metrics: v}, nil
 		}

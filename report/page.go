@@ -49,6 +49,8 @@ type Page struct {
 	Runs []*Run
 	// Evaluated is an evaluation that belongs to no run of the page, or nil.
 	Evaluated *Evaluated
+	// Verified is a data set that was verified, or nil.
+	Verified *Verified
 	// Sweep is the table of a sweep, or nil.
 	Sweep *sweep.Table
 	// Missing is the number of runs of the sweep that have no result yet.

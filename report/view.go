@@ -29,6 +29,7 @@ type view struct {
 	Compared  *comparedView
 	Runs      []runView
 	Evaluated *runView
+	Verified  *verifiedView
 }
 
 // link is a link to a section.
@@ -213,6 +214,10 @@ func (p *Page) view(now time.Time) (*view, error) {
 	if p.Evaluated != nil {
 		v.Evaluated = p.Evaluated.view()
 		v.Contents = append(v.Contents, v.Evaluated.sections()...)
+	}
+	if p.Verified != nil {
+		v.Verified = p.Verified.view()
+		v.Contents = append(v.Contents, link{"verified", "Data"}, link{"duplicates", "Equal images"}, link{"classes", "Classes"})
 	}
 	v.frame = p.frame(now)
 	v.Title = jsonfile.Text(cmp.Or(p.Title, strings.Join(names, ", ")))

@@ -41,6 +41,7 @@ type Config struct {
 	Objective string        `json:"objective"`       // name of the objective; empty: single-label
 	Tune      TuneOptions   `json:"tune,omitzero"`   // options of a run of all stages
 	Train     *TrainOptions `json:"train,omitempty"` // options of one training; set instead of Tune
+	Folds     FoldOptions   `json:"folds,omitzero"`  // makes the run a cross-validation with Tune
 }
 
 // Method returns the method of the run, whether it has all stages or is one training.

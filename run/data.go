@@ -7,6 +7,7 @@ import (
 
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/progress"
 )
 
@@ -37,6 +38,15 @@ type DataConfig struct {
 	// that is appended to each path. Empty: Open finds the images.
 	ImageRoot   string `json:"image_root,omitempty"`
 	ImageSuffix string `json:"image_suffix,omitempty"`
+	// GroupColumn, GroupPattern and GroupDuplicates say which images are one group, and stay on one
+	// side of a split; see dataset.OpenOptions. Default: every image is a group of its own.
+	GroupColumn     string `json:"group_column,omitempty"`
+	GroupPattern    string `json:"group_pattern,omitempty"`
+	GroupDuplicates bool   `json:"group_duplicates,omitempty"`
+	// Folds is the number of folds of a cross-validation, and Fold the fold of this run, counted
+	// from 1. Its images are the test split. Zero: no folds.
+	Folds int `json:"folds,omitempty"`
+	Fold  int `json:"fold,omitempty"`
 	// NoTrain allows a data set without training images; see dataset.OpenOptions.NoTrain. It is not
 	// stored, because a run needs training images.
 	NoTrain bool `json:"-"`
@@ -131,7 +141,8 @@ func (c *DataConfig) Open(ctx context.Context, report progress.Func) (*dataset.D
 	if c.ValFraction+c.TestFraction >= 1 {
 		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave no images for training; give fractions whose sum is below 1", c.ValFraction, c.TestFraction)}
 	}
-	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, MaxImages: c.MaxImages, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses}
+	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, MaxImages: c.MaxImages, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses,
+		GroupColumn: c.GroupColumn, GroupPattern: c.GroupPattern, GroupDuplicates: c.GroupDuplicates, Folds: c.Folds, Fold: c.Fold}
 	if c.Task != "" {
 		known, err := dataset.FindKnown(c.Task)
 		if err != nil {
@@ -157,6 +168,9 @@ func (c *DataConfig) Open(ctx context.Context, report progress.Func) (*dataset.D
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
+		}
+		if name := option.Of(err); name != "" {
+			return nil, &OptionError{Option: name, Err: err}
 		}
 		if c.Task != "" {
 			err = fmt.Errorf("task %s, which has %d classes: %w", c.Task, o.Classes, err)
@@ -188,6 +202,7 @@ func (c *DataConfig) Record(d *dataset.Dataset) {
 		c.Path, c.ImageColumn, c.LabelColumn, c.ValFraction, c.TestFraction = d.Root, o.ImageColumn, o.LabelColumn, o.ValFraction, o.TestFraction
 		c.SplitSeed, c.MaxImages, c.SkipBadImages, c.GivenClasses = o.Seed, o.MaxImages, o.SkipBadImages, o.Classes
 		c.ImageRoot, c.ImageSuffix = o.ImageRoot, o.ImageSuffix
+		c.GroupColumn, c.GroupPattern, c.GroupDuplicates, c.Folds, c.Fold = o.GroupColumn, o.GroupPattern, o.GroupDuplicates, o.Folds, o.Fold
 	}
 	c.Layout, c.Split, c.Samples = d.Layout, d.Split, d.Fingerprint()
 	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)

@@ -32,11 +32,14 @@ const (
 	candidatesFolder = "candidates"           // one folder for each budget that was tried
 	probeFolder      = "probe"                // delta and result of the linear probe
 	startFolder      = "start"                // copy of the delta from which the run starts
+	FoldsFile        = "folds.json"           // result of a cross-validation, a [FoldsResult]
+	foldFolder       = "fold-"                // and the number: the run of one fold
+	finalFolder      = "final"                // the run on all images after a cross-validation
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
 func Files() []string {
-	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, probeFolder, startFolder, TrainStateFile, PredictionsFile, ReportFile, MLflowFile, delta.FileName, delta.TensorsName}
+	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, probeFolder, startFolder, TrainStateFile, PredictionsFile, ReportFile, MLflowFile, FoldsFile, foldFolder + "1", finalFolder, delta.FileName, delta.TensorsName}
 }
 
 // The formats of the JSON files in a run folder.
@@ -45,6 +48,7 @@ var (
 	resultHeader    = jsonfile.Header{Kind: jsonfile.Result, Version: 1}
 	candidateHeader = jsonfile.Header{Kind: jsonfile.Candidate, Version: 1}
 	epochHeader     = jsonfile.Header{Kind: jsonfile.Epoch, Version: 1}
+	foldsHeader     = jsonfile.Header{Kind: jsonfile.Folds, Version: 1}
 )
 
 // Folder is the path of a run folder, or of the folder of one candidate in it. Its methods return
@@ -190,6 +194,8 @@ func describe(v any) string {
 		return "the result of a run"
 	case *Candidate:
 		return "the result of a candidate"
+	case *FoldsResult:
+		return "the result of a cross-validation"
 	default:
 		return "the metrics of a training"
 	}
@@ -198,9 +204,9 @@ func describe(v any) string {
 // maxFile limits the size of a JSON file of a run, in bytes. A line of metrics.jsonl has 300 bytes.
 const maxFile = 256 << 20
 
-// Read reads a JSON file of a run. It returns a [*Config], a [*Result], a [*Candidate], or the
-// metrics of a training as a []train.Epoch, depending on the kind that the file names. A broken
-// file and a file of another kind are an [*InputError].
+// Read reads a JSON file of a run. It returns a [*Config], a [*Result], a [*Candidate], a
+// [*FoldsResult], or the metrics of a training as a []train.Epoch, depending on the kind that the
+// file names. A broken file and a file of another kind are an [*InputError].
 func Read(path string) (any, error) {
 	data, err := regularfile.Read(path, maxFile)
 	if err != nil {
@@ -216,6 +222,8 @@ func Read(path string) (any, error) {
 			v, err = decode(data, resultHeader, new(Result))
 		case candidateHeader.Kind:
 			v, err = decode(data, candidateHeader, new(Candidate))
+		case foldsHeader.Kind:
+			v, err = decode(data, foldsHeader, new(FoldsResult))
 		case epochHeader.Kind:
 			v, err = decodeEpochs(data)
 		default:

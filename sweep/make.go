@@ -223,6 +223,9 @@ func (m *maker) configure(ctx context.Context, nodes []*yamlfile.Node, validate 
 	if err != nil {
 		return Config{}, err
 	}
+	if c.Folds.Number > 0 {
+		return Config{}, errors.New("a job of a sweep is a single run, and folds make several; leave folds out")
+	}
 	at, err := m.open(ctx, c)
 	if err != nil {
 		return Config{}, err

@@ -32,6 +32,7 @@ const (
 	Attempt     Kind = "attempt"     // one line of the log of a job of a sweep
 	Predictions Kind = "predictions" // first line of predictions.jsonl
 	MLflow      Kind = "mlflow"      // mlflow.json of a run folder
+	Folds       Kind = "folds"       // folds.json of a cross-validation
 )
 
 // The kinds of safetensors files whose metadata holds a [Header]. docs/format.md describes each
