@@ -54,7 +54,7 @@ var imports = []struct {
 	{"backbone/catalogue", []string{"backbone"}},
 	{"internal/microbatch", []string{"backbone", "backend", "internal/program"}},
 	{"internal/embedded", []string{"backbone", "checkpoint"}},
-	{"objective", []string{"backbone", "dataset", "internal/option"}},
+	{"objective", []string{"backbone", "dataset", "evaluate", "internal/option"}},
 	{"sensitivity", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "progress", "internal/drop", "internal/jsonfile",
 		"internal/microbatch", "internal/option", "internal/program", "internal/seeded"}},
 	{"plan", []string{"internal/regularfile", "backbone", "sensitivity", "internal/atomicfile", "internal/jsonfile", "internal/option"}},
