@@ -121,7 +121,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, report progress.Fun
 		}
 		predictions, sink := t.predictions(t.data.Val)
 		if err = sink(logits, val.Labels); err == nil {
-			result.Metrics, result.Temperature, err = validation(predictions)
+			err = validate(predictions, result)
 		}
 		if err != nil {
 			return nil, err
@@ -131,7 +131,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, report progress.Fun
 		return nil, fmt.Errorf("making the folder of the linear probe: %w", err)
 	}
 	d := t.Delta(method.Linear, trained, nil, map[string]float64{"val_accuracy": p.ValAccuracy})
-	d.Temperature = result.Temperature
+	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
 	if err := d.Save(string(folder)); err != nil {
 		return nil, err
 	}

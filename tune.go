@@ -199,9 +199,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			if err != nil {
 				return nil, err
 			}
-			listed := *c
-			listed.Metrics = nil // the folder of the candidate has them
-			result.Candidates = append(result.Candidates, listed)
+			result.Candidates = append(result.Candidates, listed(*c))
 			result.Seconds += c.Seconds
 			if validated == nil || better(*c, *validated, r.o.Train.Select) {
 				chosen, validated = next, c
@@ -212,9 +210,9 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 				}
 			}
 		}
-		result.Val, result.Temperature = &validated.ValAccuracy, validated.Temperature
-		if validated.Metrics != nil { // those of a test replace them
-			result.Metrics, result.MetricsOf = validated.Metrics, "val"
+		result.Val, result.Temperature, result.Thresholds = &validated.ValAccuracy, validated.Temperature, validated.Thresholds
+		if validated.Metrics != nil || validated.LabelMetrics != nil { // those of a test replace them
+			result.Metrics, result.LabelMetrics, result.MetricsOf = validated.Metrics, validated.LabelMetrics, "val"
 		}
 	}
 	result.Budget, result.LR, r.left = chosen.budget, chosen.lr, 1
@@ -342,12 +340,12 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	if trained.Best < len(trained.Epochs) {
 		c.BestEpoch = trained.Best
 	}
-	if c.Metrics, c.Temperature, err = validation(predictions); err != nil {
+	if err := validate(predictions, c); err != nil {
 		return nil, err
 	}
 	if r.o.NoRefit { // the candidate may become the result
 		d := r.Delta(r.o.Method, trained, s.plan, map[string]float64{"val_accuracy": c.ValAccuracy})
-		d.Temperature = c.Temperature
+		d.Temperature, d.Thresholds = c.Temperature, c.Thresholds
 		if err := d.Save(string(folder)); err != nil {
 			return nil, err
 		}
@@ -474,16 +472,15 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 	}
 	result.Finished = time.Now().UTC()
 	d := r.Delta(r.o.Method, trained, p, metrics)
-	d.Temperature = result.Temperature
+	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
 	return d.Save(string(r.folder))
 }
 
 // compareProbe adds the linear probe to the result. It tests the probe if the probe is not the
 // result itself, and if there is time for it.
 func (r *runner) compareProbe(ctx context.Context, result *run.Result) error {
-	listed := *r.probed.result
-	listed.Metrics = nil // the folder of the probe has them
-	result.Probe = &listed
+	probe := listed(*r.probed.result)
+	result.Probe = &probe
 	if result.Test == nil || r.o.Method == method.Linear || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
 		return nil
 	}

@@ -153,7 +153,11 @@ func (f *facts) addImbalance(d *dataset.Dataset, o train.Options) {
 		return
 	}
 	if !o.BalancedSampling && o.ClassWeightValues == nil {
-		note += "; --class-weights auto or --balanced-sampling makes the small classes count, and --select balanced chooses by the mean recall of the classes"
+		if _, several := d.Train[0].Target.(dataset.Labels); several {
+			note += "; --class-weights auto makes the rare labels count, and the mean average precision counts all labels alike"
+		} else {
+			note += "; --class-weights auto or --balanced-sampling makes the small classes count, and --select balanced chooses by the mean recall of the classes"
+		}
 	}
 	f.add("note", "%s", printable(note))
 }
@@ -357,7 +361,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 				}
 				return ""
 			}
-			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\t"+column("learning rate")+"validation accuracy\tvalidation loss\t")
+			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\t"+column("learning rate")+"validation "+objective.ScoreName(r.Objective)+"\tvalidation loss\t")
 			for _, c := range r.Candidates {
 				mark := ""
 				if len(r.Candidates) > 1 && c.Budget == r.Budget && c.LR == r.LR {
@@ -371,16 +375,19 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d parameters", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
 	f.add("trained on", "%s, in %s", trainingImages(r.TrainedOn), wording.Seconds(r.Seconds))
 	if r.Val != nil {
-		f.add("validation accuracy", "%s", wording.Percent(*r.Val))
+		f.add("validation "+objective.ScoreName(r.Objective), "%s", wording.Percent(*r.Val))
 	}
 	if r.Test != nil {
-		f.add("test accuracy", "%s of %s, tested once", wording.Percent(r.Test.Accuracy), wording.Plural(r.Test.Images, "image"))
+		f.add("test "+objective.ScoreName(r.Objective), "%s of %s, tested once", wording.Percent(r.Test.Accuracy), wording.Plural(r.Test.Images, "image"))
 		if m := r.Metrics; m != nil {
 			f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
 		}
+		if m := r.LabelMetrics; m != nil {
+			f.add("macro F1", "%s, with the thresholds of the validation images", wording.Percent(m.Macro.F1))
+		}
 	}
 	f.addProbe(r)
-	if r.Test != nil && r.Test.Images < fewTests {
+	if r.Test != nil && r.Test.Images < fewTests && r.Metrics != nil {
 		f.add("note", "%s tell little, so the interval is wide; give a larger --test-fraction", wording.Plural(r.Test.Images, "test image"))
 	}
 	if r.TestMax != nil {
@@ -407,11 +414,13 @@ const fewTests = 30
 func (f *facts) addProbe(r *run.Result) {
 	switch {
 	case r.Probe == nil || r.Method == method.Linear:
+	case r.ProbeTest != nil && r.LabelMetrics != nil:
+		f.add("linear probe", "mAP %s at %d px; tuning adds %+.2f points", wording.Percent(r.ProbeTest.Accuracy), r.Model.ImageSize, 100*(r.Test.Accuracy-r.ProbeTest.Accuracy))
 	case r.ProbeTest != nil:
 		low, high := evaluate.Wilson(int(math.Round(r.ProbeTest.Accuracy*float64(r.ProbeTest.Images))), r.ProbeTest.Images, 0.95)
 		f.add("linear probe", "%s at %d px, interval %s to %s; tuning adds %+.2f points", wording.Percent(r.ProbeTest.Accuracy), r.Model.ImageSize, wording.Percent(low), wording.Percent(high), 100*(r.Test.Accuracy-r.ProbeTest.Accuracy))
 	default:
-		f.add("linear probe", "validation accuracy %s at %d px", wording.Percent(r.Probe.ValAccuracy), r.Model.ImageSize)
+		f.add("linear probe", "validation %s %s at %d px", objective.ScoreName(r.Objective), wording.Percent(r.Probe.ValAccuracy), r.Model.ImageSize)
 	}
 }
 

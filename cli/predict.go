@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
@@ -35,6 +36,10 @@ The table has a row for each image, also for one that cannot be read. It begins 
 columns path, label and probability; label_2, probability_2 and so on hold the classes that
 follow. In a CSV file, text that a spreadsheet would take for a formula begins with an
 apostrophe.
+
+If an image may have several labels, the command prints the labels whose probabilities are at
+least their thresholds, which tuning has chosen on validation images, and "no label" if there
+are none. With --json, top holds the most probable labels too, with their thresholds.
 
 With --calibrated a probability says how often the class is right: the logits are divided by a
 temperature, which tuning has fitted to validation images and stored in the delta. The order of
@@ -72,6 +77,13 @@ the classes does not change.`,
 		if err != nil {
 			return err
 		}
+		several := objective.SeveralLabels(t.trained.Objective, t.model.Config)
+		if several && o.calibrated {
+			return refuse("--calibrated is for images with one label, and the objective of the delta is %s; leave it out", t.trained.Objective.Name())
+		}
+		if several && cmd.Flags().Changed("top-k") && (!a.json || o.out != "") {
+			return refuse("--top-k has no effect on the labels above their thresholds, which the command prints for the objective %s; leave it out, or add --json without --out", t.trained.Objective.Name())
+		}
 		if o.calibrated && t.delta.Temperature == 0 {
 			return refuse("--calibrated needs a temperature, and the delta in %s has none: it was tuned without validation images, or no temperature fits them, such as when all of them are predicted correctly; tune with more validation images (--val-fraction), or leave --calibrated out", o.delta)
 		}
@@ -92,6 +104,9 @@ the classes does not change.`,
 			return err
 		}
 		defer c.Close()
+		if c.SeveralLabels {
+			c.Thresholds = t.thresholds
+		}
 		if o.calibrated {
 			c.Temperature = t.delta.Temperature
 		}
@@ -157,7 +172,11 @@ func tableRow(p spt.Prediction) evaluate.Row {
 	if p.Err != nil {
 		row.Error = p.Err.Error()
 	}
-	for _, t := range p.Top {
+	top := p.Top
+	if p.Labels != nil {
+		top = p.Labels
+	}
+	for _, t := range top {
 		row.Top = append(row.Top, evaluate.ClassProbability{Class: t.Index, Probability: t.Probability})
 	}
 	return row
@@ -188,10 +207,15 @@ func (a *app) writePredicted(out string, images *imageList, bad int) error {
 func (a *app) writePrediction(p spt.Prediction) error {
 	if a.json {
 		line := struct {
-			Path  string            `json:"path"`
-			Top   []spt.Probability `json:"top,omitempty"`
-			Error string            `json:"error,omitempty"`
+			Path string `json:"path"`
+			// Labels is absent unless an image may have several labels.
+			Labels *[]spt.Probability `json:"labels,omitempty"`
+			Top    []spt.Probability  `json:"top,omitempty"`
+			Error  string             `json:"error,omitempty"`
 		}{Path: jsonfile.Text(p.Path), Top: p.Top}
+		if p.Labels != nil {
+			line.Labels = &p.Labels
+		}
 		if p.Err != nil {
 			line.Error = p.Err.Error()
 		}
@@ -202,7 +226,13 @@ func (a *app) writePrediction(p spt.Prediction) error {
 	}
 	var b strings.Builder
 	b.WriteString(printable(p.Path))
-	for _, t := range p.Top {
+	shown := p.Top
+	if p.Labels != nil {
+		if shown = p.Labels; len(shown) == 0 {
+			b.WriteString("\tno label")
+		}
+	}
+	for _, t := range shown {
 		fmt.Fprintf(&b, "\t%s %s", printable(t.Class), wording.Percent(t.Probability))
 	}
 	return a.write(b.String() + "\n")
