@@ -200,10 +200,10 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 }
 
 // Evaluate returns the metrics of the tuned parameters on samples, such as Data().Test, and the
-// predictions, from which package evaluate computes further metrics. split is the name
-// of the samples in progress events, such as "test". An empty list of samples is an error. The
-// class ids of the samples must be the rows of the head. If the parameters were tuned on another
-// data set, or come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by name.
+// predictions, from which package evaluate computes further metrics. split is the name of the
+// samples in progress events, such as "test". An empty list of samples is an error. The class ids
+// of the samples must be the rows of the head. If the parameters were tuned on another data set, or
+// come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by name.
 func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, *Predicted, error) {
 	if len(samples) == 0 {
 		return objective.Evaluation{}, &Predicted{}, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)

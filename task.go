@@ -105,7 +105,8 @@ func WithProgress(f progress.Func) Option {
 
 // New returns a Task that binds the backbone m to a data set. m must be loaded with the number of
 // classes of the data set (backbone.LoadOptions.NumClasses). Image options that cannot work are a
-// [*run.OptionError]. Targets that the objective cannot read are a [*run.InputError]. If the device cannot be opened, the error is as for [run.ComputeConfig.Open].
+// [*run.OptionError]. Targets that the objective cannot read are a [*run.InputError]. If the device
+// cannot be opened, the error is as for [run.ComputeConfig.Open].
 func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, error) {
 	t := &Task{data: data, objective: objective.For(data)}
 	t.config.Compute.Device = "cpu"

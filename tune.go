@@ -211,7 +211,8 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			}
 		}
 		result.Val, result.Temperature, result.Thresholds = &validated.ValAccuracy, validated.Temperature, validated.Thresholds
-		if validated.Metrics != nil || validated.LabelMetrics != nil { // those of a test replace them
+		// those of a test replace them
+		if validated.Metrics != nil || validated.LabelMetrics != nil {
 			result.Metrics, result.LabelMetrics, result.MetricsOf = validated.Metrics, validated.LabelMetrics, "val"
 		}
 	}

@@ -144,8 +144,9 @@ func makeImages(root string, n int) error {
 }
 
 // mkpairs DIR N makes N images of 32×16 px, each of two images of mkdata side by side, and tables
-// of their labels: list.csv with a delimiter, hot.csv with a column for each label, and lists.jsonl.
-// Every seventh image is grey and has no label, and every fifth shows one colour twice.
+// of their labels: list.csv with a delimiter, hot.csv with a column for each label, and
+// lists.jsonl. Every seventh image is grey and has no label, and every fifth shows one colour
+// twice.
 func mkpairs(ts *testscript.TestScript, _ bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	n, err := strconv.Atoi(args[1])

@@ -63,9 +63,9 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 }
 
 // describeSplit returns the text of Dataset.Split. A fraction is 0 if no training images move to
-// the split, and several says whether images have several labels. Runs record the text, and a run of
-// another text has other splits. If the rule of stratify or stratifyLabels changes, the text must
-// change too.
+// the split, and several says whether images have several labels. Runs record the text, and a run
+// of another text has other splits. If the rule of stratify or stratifyLabels changes, the text
+// must change too.
 func describeSplit(noVal, noTest, several bool, valFraction, testFraction float64, seed uint64) string {
 	rest, by := math.Round((1-valFraction-testFraction)*1e6)/1e6, "class"
 	if several {

@@ -7,8 +7,9 @@ import (
 )
 
 // Target is the annotation of one image, which a model learns to predict. [Class] is the target of
-// an image with one label, and [Labels] of an image with any number of labels. Layouts create targets, and an objective (package objective) encodes
-// them for the training step. The other parts of this package do not depend on the kind of target.
+// an image with one label, and [Labels] of an image with any number of labels. Layouts create
+// targets, and an objective (package objective) encodes them for the training step. The other parts
+// of this package do not depend on the kind of target.
 type Target interface {
 	// Check returns an error if the target does not fit a data set with the given number of
 	// classes.

@@ -151,8 +151,8 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 // Save writes a full checkpoint to path: a safetensors file with the names of timm. dtype is
 // checkpoint.F32, F16 or BF16. The metadata of the file holds the configuration, the normalisation
 // and the transform, so that backbone.Load and [TransformOf] need no other file. For an objective
-// with several labels, it also holds Objective and Thresholds, which [ObjectiveOf]
-// reads. If classes is not nil, the metadata also holds the class names, one for each row of the head;
+// with several labels, it also holds Objective and Thresholds, which [ObjectiveOf] reads. If
+// classes is not nil, the metadata also holds the class names, one for each row of the head;
 // [backbone.ReadClasses] reads them.
 func (m *Merged) Save(path string, dtype checkpoint.DType, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {

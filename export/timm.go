@@ -388,9 +388,9 @@ type pretrainedCfg struct {
 	Classifier any `json:"classifier"`
 }
 
-// printLabels returns the line of Python that prints the name of the predicted class, or the names of
-// all predicted labels. names and logits are expressions of Python: the names of the classes and the
-// logits of one image, a tensor [1, classes].
+// printLabels returns the line of Python that prints the name of the predicted class, or the names
+// of all predicted labels. names and logits are expressions of Python: the names of the classes and
+// the logits of one image, a tensor [1, classes].
 func (c *Classifier) printLabels(names, logits string) string {
 	if !c.several() {
 		return fmt.Sprintf("print(%s[%s.argmax().item()])", names, logits)

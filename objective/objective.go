@@ -2,8 +2,9 @@
 // tensors, and computes the loss and the metrics.
 //
 // [SingleLabel] is the objective for images with one label each, and [MultiLabel] for images with
-// any number of labels; [For] chooses between them. Package dataset reads the targets. Package sensitivity scores weights with the loss of an [Objective]. Package
-// train minimises the loss and reports the metrics.
+// any number of labels; [For] chooses between them. Package dataset reads the targets. Package
+// sensitivity scores weights with the loss of an [Objective]. Package train minimises the loss and
+// reports the metrics.
 //
 // To add an objective, write one type that implements Objective, and call [Register]. Embed
 // [Pooled] if the head reads one feature vector per image. Other packages need no change.

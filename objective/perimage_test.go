@@ -46,8 +46,8 @@ func readFixtures(t *testing.T) (f fixtures) {
 	return f
 }
 
-// run runs a graph function on logits and int32 or float32 vectors. The first vector has one value per
-// image.
+// run runs a graph function on logits and int32 or float32 vectors. The first vector has one value
+// per image.
 func run(t *testing.T, build program.Build, logits []float32, vectors ...any) (out [][]float32) {
 	t.Helper()
 	be := newBackend(t)

@@ -36,8 +36,8 @@ type Candidate struct {
 	// are too few images or no temperature fits them.
 	Temperature float64 `json:"temperature,omitempty"`
 	// Thresholds holds the probability from which each label is predicted, chosen on the validation
-	// images; see evaluate.LabelPredictions.Thresholds. It is nil if images have one label each, and
-	// in the candidates of a Result.
+	// images; see evaluate.LabelPredictions.Thresholds. It is nil if images have one label each,
+	// and in the candidates of a Result.
 	Thresholds []float64 `json:"thresholds,omitempty"`
 	// Metrics holds the metrics of the validation images, and LabelMetrics those of images with
 	// several labels. Both are nil if the objective does not classify, and in the candidates of a
