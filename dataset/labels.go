@@ -223,8 +223,8 @@ func nearIntegers(classes []string) string {
 	return ""
 }
 
-// joinedLabels returns a note if a class name seems to be a list of other classes, such as "cat|dog"
-// beside "cat" and "dog". Otherwise it returns "".
+// joinedLabels returns a note if the name of a class is a list of other classes, such as "cat|dog".
+// Otherwise it returns "".
 func joinedLabels(classes []string) string {
 	known := make(map[string]bool)
 	for _, c := range classes {
