@@ -96,6 +96,9 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if err != nil {
 		return nil, nil, optionError(err)
 	}
+	if o.Probe && !t.classifies() {
+		report.Report(progress.Event{Stage: progress.Note, Item: fmt.Sprintf("the run has no linear probe, because a probe fits one label for each image and the objective is %s; the backbone keeps its image size, and the head starts from random values", t.objective.Name())})
+	}
 	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
 	// find options that cannot work before any costly work
 	if o.FromBlock > 0 && o.AutoAugment {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
@@ -76,7 +77,12 @@ func (t *Task) weighClasses(o train.Options) (train.Options, error) {
 		return o, nil
 	}
 	// CheckImages may have removed broken images, but the weights of a resumed run must not change.
-	counts := t.data.AsOpened().ClassCounts()
+	opened := t.data.AsOpened()
+	counts, several := opened.ClassCounts(), objective.SeveralLabels(t.objective, t.model.Config)
+	if several && o.ClassWeights == train.AutoWeights {
+		o.ClassWeightValues = train.PositiveWeights(counts, len(opened.Train))
+		return o, nil
+	}
 	if o.BalancedSampling { // an epoch has as many images of each class that has images
 		for class := range counts {
 			counts[class] = min(counts[class], 1)
@@ -90,7 +96,9 @@ func (t *Task) weighClasses(o train.Options) (train.Options, error) {
 	if err != nil {
 		return o, err
 	}
-	o.ClassWeightValues = train.NormalWeights(weights, counts)
+	if o.ClassWeightValues = weights; !several {
+		o.ClassWeightValues = train.NormalWeights(weights, counts)
+	}
 	if err := o.Validate(); err != nil { // the ratio of two weights may be too large
 		return o, &run.InputError{Err: err}
 	}
@@ -106,7 +114,16 @@ func (t *Task) checkLoss(o train.Options) error {
 		option string
 		given  bool
 	}{{"class-weights", o.ClassWeights == train.AutoWeights}, {"balanced-sampling", o.BalancedSampling}} {
-		if needs.given && slices.Max(t.data.ClassCounts()) == 0 {
+		counts := t.data.ClassCounts()
+		if needs.option == "balanced-sampling" { // draws images by their only class
+			clear(counts)
+			for _, s := range t.data.Train {
+				if class := s.Target.Stratum(); class >= 0 {
+					counts[class]++
+				}
+			}
+		}
+		if needs.given && slices.Max(counts) == 0 {
 			return option.Errorf(needs.option, "balancing classes: no training image of data set %s belongs to a single class; leave the option out", t.data.Name)
 		}
 	}

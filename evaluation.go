@@ -7,6 +7,7 @@ import (
 
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/evaluate"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -17,24 +18,50 @@ const KeptClasses = 5
 // calibrationImages is the smallest number of validation images that a temperature is fitted to.
 const calibrationImages = 50
 
-// predictions collects the predictions of samples: the returned Predictions are complete when the
-// sink has received all of them. They stay empty if the objective does not give one logit to each
-// class of an image with one label.
-func (t *Task) predictions(samples []dataset.Sample) (*evaluate.Predictions, train.Sink) {
-	p := &evaluate.Predictions{Classes: t.data.Classes}
+// Predicted holds the predictions of a split. One of its fields is set, by the kind of objective.
+// Both are nil if the objective does not give one logit to each class of an image.
+type Predicted struct {
+	// Single holds the predictions of images with one label each.
+	Single *evaluate.Predictions
+	// Several holds the predictions of images with any number of labels.
+	Several *evaluate.LabelPredictions
+}
+
+// Empty reports whether there are no predictions.
+func (p Predicted) Empty() bool {
+	return (p.Single == nil || p.Single.Len() == 0) && (p.Several == nil || p.Several.Len() == 0)
+}
+
+// predictions collects the predictions of samples: the returned Predicted is complete when the sink
+// has received all of them.
+func (t *Task) predictions(samples []dataset.Sample) (*Predicted, train.Sink) {
+	classes := t.data.Classes
+	names := func(from, n int) []string {
+		paths := make([]string, n)
+		for i := range paths {
+			paths[i] = ImageName(t.data, samples, from+i)
+		}
+		return paths
+	}
+	if objective.SeveralLabels(t.objective, t.model.Config) {
+		p := &evaluate.LabelPredictions{Classes: classes}
+		return &Predicted{Several: p}, func(logits []float32, targets []int32) error {
+			if len(logits) != len(targets) {
+				return nil
+			}
+			return p.Add(names(p.Len(), len(targets)/len(classes)), targets, logits)
+		}
+	}
+	p := &evaluate.Predictions{Classes: classes}
 	classifies := len(t.objective.TargetShape(t.model.Config)) == 0 && !slices.ContainsFunc(samples, func(s dataset.Sample) bool {
 		_, one := s.Target.(dataset.Class)
 		return !one
 	})
-	return p, func(logits []float32, targets []int32) error {
-		if !classifies || len(logits) != len(targets)*len(p.Classes) {
+	return &Predicted{Single: p}, func(logits []float32, targets []int32) error {
+		if !classifies || len(logits) != len(targets)*len(classes) {
 			return nil
 		}
-		paths := make([]string, len(targets))
-		for i := range targets {
-			paths[i] = ImageName(t.data, samples, p.Len()+i)
-		}
-		return p.Add(paths, targets, logits)
+		return p.Add(names(p.Len(), len(targets)), targets, logits)
 	}
 }
 
@@ -44,46 +71,62 @@ func ImageName(d *dataset.Dataset, samples []dataset.Sample, i int) string {
 	return cmp.Or(d.NameOf(samples[i]), fmt.Sprintf("image %d", i+1))
 }
 
-// keep writes predictions into a run folder or the folder of a candidate.
-func keep(p *evaluate.Predictions, folder run.Folder) error {
-	if p.Len() == 0 {
+// keep writes predictions into a run folder or the folder of a candidate. Those of images with
+// several labels are not kept.
+func keep(p *Predicted, folder run.Folder) error {
+	if p.Single == nil || p.Single.Len() == 0 {
 		return nil
 	}
-	return evaluate.SaveRanked(folder.Path(run.PredictionsFile), p.Classes, p.Ranked(KeptClasses, 1))
+	return evaluate.SaveRanked(folder.Path(run.PredictionsFile), p.Single.Classes, p.Single.Ranked(KeptClasses, 1))
 }
 
-// validation returns the metrics of predictions of the validation images, and the temperature that
-// calibrates them. Without predictions both are zero.
+// validate sets the metrics of a candidate to those of predictions of the validation images, and
+// also the temperature that calibrates them or the thresholds of the labels. Without predictions it
+// sets nothing.
 //
 // The temperature is zero, which means unknown, for fewer than calibrationImages images, which say
 // too little. It is also zero at a bound of evaluate.Predictions: then all predictions are right,
 // or the logits say too little, and no temperature fits.
-func validation(p *evaluate.Predictions) (*evaluate.Metrics, float64, error) {
-	if p.Len() == 0 {
-		return nil, 0, nil
-	}
-	m, err := p.Metrics(1)
-	if err != nil || p.Len() < calibrationImages {
-		return m, 0, err
-	}
-	temperature, err := p.Temperature()
-	if temperature <= evaluate.MinTemperature || temperature >= evaluate.MaxTemperature {
-		temperature = 0
-	}
-	return m, temperature, err
-}
-
-// setMetrics sets the metrics of a result to those of predictions of a split.
-func setMetrics(p *evaluate.Predictions, split string, result *run.Result) error {
-	if p.Len() == 0 {
+func validate(p *Predicted, c *run.Candidate) (err error) {
+	switch {
+	case p.Empty():
 		return nil
-	}
-	var err error
-	result.MetricsOf = split
-	if result.Metrics, err = p.Metrics(1); err != nil || result.Temperature == 0 {
+	case p.Several != nil:
+		c.Thresholds = p.Several.Thresholds()
+		c.LabelMetrics, err = p.Several.Metrics(c.Thresholds)
 		return err
 	}
-	m, err := p.Metrics(result.Temperature)
+	if c.Metrics, err = p.Single.Metrics(1); err != nil || p.Single.Len() < calibrationImages {
+		return err
+	}
+	c.Temperature, err = p.Single.Temperature()
+	if c.Temperature <= evaluate.MinTemperature || c.Temperature >= evaluate.MaxTemperature {
+		c.Temperature = 0
+	}
+	return err
+}
+
+// listed returns a candidate as the list of a result holds it, without what its folder has.
+func listed(c run.Candidate) run.Candidate {
+	c.Metrics, c.LabelMetrics, c.Thresholds = nil, nil, nil
+	return c
+}
+
+// setMetrics sets the metrics of a result to those of predictions of a split. The temperature and
+// the thresholds of the result are set.
+func setMetrics(p *Predicted, split string, result *run.Result) (err error) {
+	if p.Empty() {
+		return nil
+	}
+	result.MetricsOf = split
+	if p.Several != nil {
+		result.LabelMetrics, err = p.Several.Metrics(result.Thresholds)
+		return err
+	}
+	if result.Metrics, err = p.Single.Metrics(1); err != nil || result.Temperature == 0 {
+		return err
+	}
+	m, err := p.Single.Metrics(result.Temperature)
 	if err == nil {
 		result.Calibrated = &run.Calibrated{LogLoss: m.LogLoss, Calibration: m.Calibration}
 	}

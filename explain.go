@@ -69,7 +69,10 @@ func (c *Classifier) explain(ctx context.Context, pixels []uint8, class int, out
 			return err
 		}
 		for row := range slices.Chunk(logits, len(c.Classes)) {
-			score := logOdds(row, class)
+			score := float64(row[class]) // the log-odds of a sigmoid
+			if !c.SeveralLabels {
+				score = logOdds(row, class)
+			}
 			if math.IsNaN(score) || math.IsInf(score, 0) {
 				return fmt.Errorf("the logits of the image or of a covered copy are not finite: %v; check the weights of the backbone and of the delta", row)
 			}

@@ -69,6 +69,12 @@ type Classifier struct {
 	// image is unknown. The probability depends on Temperature. Default: 0, and no image is
 	// unknown.
 	RejectBelow float64
+	// Thresholds holds the probability from which each label is predicted, if an image may have
+	// several labels; see delta.Delta.Thresholds. Nil means evaluate.DefaultThreshold for all.
+	Thresholds []float64
+	// SeveralLabels reports whether an image may have any number of labels. The probability of a
+	// label is then the sigmoid of its logit. NewClassifier sets it by the objective.
+	SeveralLabels bool
 
 	be        backend.Backend
 	predictor *train.Predictor
@@ -100,7 +106,7 @@ func NewClassifier(be backend.Backend, m *backbone.Model, tuned *Trained, classe
 	if err != nil {
 		return nil, err
 	}
-	return &Classifier{Classes: classes, Transform: t, be: be, predictor: p}, nil
+	return &Classifier{Classes: classes, Transform: t, SeveralLabels: objective.SeveralLabels(tuned.Objective, m.Config), be: be, predictor: p}, nil
 }
 
 // Close releases the memory that the classifier holds on the device.
@@ -113,15 +119,21 @@ type Prediction struct {
 	// Unknown reports whether the most probable class is less probable than Classifier.RejectBelow.
 	// Top holds the classes all the same.
 	Unknown bool
-	Err     error // why the image could not be read, with Top empty; nil: the image was read
+	// Labels holds the labels whose probabilities are at least their thresholds, most probable
+	// first. It is nil unless an image may have several labels.
+	Labels []Probability
+	Err    error // why the image could not be read, with Top empty; nil: the image was read
 }
 
 // Probability is the predicted probability of one class: the softmax of the logits, divided by the
-// temperature of the Classifier, at that class.
+// temperature of the Classifier, at that class. With several labels it is the sigmoid of the logit.
 type Probability struct {
 	Class       string  `json:"class"`       // name of the class
 	Index       int     `json:"index"`       // row of the head, from 0
 	Probability float64 `json:"probability"` // from 0 to 1
+	// Threshold is the probability from which the label is predicted. It is 0 unless an image may
+	// have several labels.
+	Threshold float64 `json:"threshold,omitempty"`
 }
 
 // Predict yields a Prediction for each image file, in the order of files, with the topK most
@@ -165,6 +177,12 @@ func (c *Classifier) checkOptions(topK int) error {
 	switch {
 	case topK < 1:
 		return optionError(option.Errorf("top-k", "top-k %d: expected at least 1 class", topK))
+	case c.SeveralLabels && c.Temperature != 0:
+		return optionError(option.Errorf("temperature", "a temperature calibrates the probabilities of images with one label, but the classifier predicts several labels; leave it out"))
+	case !c.SeveralLabels && c.Thresholds != nil:
+		return optionError(option.Errorf("thresholds", "thresholds are for images with several labels, but the classifier predicts one label; leave them out"))
+	case evaluate.CheckThresholds(c.Thresholds, len(c.Classes)) != nil:
+		return optionError(evaluate.CheckThresholds(c.Thresholds, len(c.Classes)))
 	case !(c.Temperature >= 0) || math.IsInf(c.Temperature, 1):
 		return optionError(option.Errorf("temperature", "temperature %v: expected a finite number above 0; 1 keeps the probabilities of the model", c.Temperature))
 	case !(c.RejectBelow >= 0 && c.RejectBelow < 1):
@@ -194,6 +212,14 @@ func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK i
 	if err != nil {
 		return nil, err
 	}
+	if c.SeveralLabels {
+		for row, i := range good {
+			if err := c.addLabels(&out[i], logits[row*len(c.Classes):(row+1)*len(c.Classes)], topK); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
 	p := evaluate.Predictions{Classes: c.Classes}
 	if err := p.Add(read, slices.Repeat([]int32{evaluate.Unknown}, len(read)), logits); err != nil {
 		return nil, err
@@ -201,11 +227,41 @@ func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK i
 	for row, r := range p.Ranked(topK, cmp.Or(c.Temperature, 1)) {
 		top := make([]Probability, len(r.Top))
 		for rank, t := range r.Top {
-			top[rank] = Probability{c.Classes[t.Class], t.Class, t.Probability}
+			top[rank] = Probability{Class: c.Classes[t.Class], Index: t.Class, Probability: t.Probability}
 		}
 		out[good[row]].Top, out[good[row]].Unknown = top, r.Confidence() < c.RejectBelow
 	}
 	return out, nil
+}
+
+// addLabels adds the labels of an image and the topK most probable ones. logits are those of the
+// image, one for each label.
+func (c *Classifier) addLabels(p *Prediction, logits []float32, topK int) error {
+	for class, v := range logits {
+		if v-v != 0 {
+			return fmt.Errorf("image %s has logit %v for label %s, expected a finite number; check whether the training has diverged", p.Path, v, c.Classes[class])
+		}
+	}
+	named := func(l evaluate.LabelProbability) Probability {
+		return Probability{c.Classes[l.Class], l.Class, l.Probability, l.Threshold}
+	}
+	p.Labels = []Probability{}
+	for _, l := range evaluate.LabelsAbove(logits, c.Thresholds) {
+		p.Labels = append(p.Labels, named(l))
+	}
+	order := make([]int, len(logits))
+	for class := range order {
+		order[class] = class
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(logits[b], logits[a]) })
+	for _, class := range order[:min(topK, len(order))] {
+		l := evaluate.LabelProbability{ClassProbability: evaluate.ClassProbability{Class: class, Probability: evaluate.Sigmoid(logits[class])}, Threshold: evaluate.DefaultThreshold}
+		if c.Thresholds != nil {
+			l.Threshold = c.Thresholds[class]
+		}
+		p.Top = append(p.Top, named(l))
+	}
+	return nil
 }
 
 // logits returns the logits of n images, [n, classes] row-major. pixels is [n, Size, Size, 3].

@@ -160,7 +160,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Select
 		metrics := t.objective.NewMetrics(t.model.Config)
 		if err = errors.Join(sink(logits, val.Labels), metrics.Add(logits, val.Labels)); err == nil {
 			result.ValMetric = by.Stored(metrics.Evaluation())
-			result.Metrics, result.Temperature, err = validation(predictions)
+			err = validate(predictions, result)
 		}
 		if err != nil {
 			return nil, err
@@ -170,7 +170,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Select
 		return nil, fmt.Errorf("making the folder of the linear probe: %w", err)
 	}
 	d := t.Delta(method.Linear, trained, nil, map[string]float64{"val_accuracy": p.ValAccuracy})
-	d.Temperature = result.Temperature
+	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
 	if err := d.Save(string(folder)); err != nil {
 		return nil, err
 	}

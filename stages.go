@@ -10,7 +10,6 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
-	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
@@ -201,14 +200,13 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 }
 
 // Evaluate returns the metrics of the tuned parameters on samples, such as Data().Test, and the
-// predictions, from which package evaluate computes further metrics. The predictions are empty if
-// the objective does not give one logit to each class of an image with one label. split is the name
-// of the samples in progress events, such as "test". An empty list of samples is an error. The
-// class ids of the samples must be the rows of the head. If the parameters were tuned on another
-// data set, or come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by name.
-func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, *evaluate.Predictions, error) {
+// predictions, from which package evaluate computes further metrics. split is the name of the
+// samples in progress events, such as "test". An empty list of samples is an error. The class ids
+// of the samples must be the rows of the head. If the parameters were tuned on another data set, or
+// come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by name.
+func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, *Predicted, error) {
 	if len(samples) == 0 {
-		return objective.Evaluation{}, nil, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)
+		return objective.Evaluation{}, &Predicted{}, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)
 	}
 	predictions, sink := t.predictions(samples)
 	e, err := t.evaluate(ctx, tuned, samples, sink, func(e progress.Event) {

@@ -94,7 +94,7 @@ func WithBackend(be backend.Backend) Option {
 	return func(t *Task, _ *progress.Func) { t.be = be }
 }
 
-// WithObjective sets the loss and the metrics of the task. Default: [objective.SingleLabel].
+// WithObjective sets the loss and the metrics of the task. Default: the result of [objective.For].
 func WithObjective(o objective.Objective) Option {
 	return func(t *Task, _ *progress.Func) { t.objective = o }
 }
@@ -106,9 +106,10 @@ func WithProgress(f progress.Func) Option {
 
 // New returns a Task that binds the backbone m to a data set. m must be loaded with the number of
 // classes of the data set (backbone.LoadOptions.NumClasses). Image options that cannot work are a
-// [*run.OptionError]. If the device cannot be opened, the error is as for [run.ComputeConfig.Open].
+// [*run.OptionError]. Targets that the objective cannot read are a [*run.InputError]. If the device
+// cannot be opened, the error is as for [run.ComputeConfig.Open].
 func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, error) {
-	t := &Task{data: data, objective: objective.SingleLabel}
+	t := &Task{data: data, objective: objective.For(data)}
 	t.config.Compute.Device = "cpu"
 	var report progress.Func
 	for _, option := range options {
@@ -116,6 +117,9 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 	}
 	if m.Config.NumClasses != len(data.Classes) {
 		return nil, fmt.Errorf("binding a backbone to the data set %s: the backbone is loaded for %d classes, the data set has %d; load the backbone for %d classes", data.Name, m.Config.NumClasses, len(data.Classes), len(data.Classes))
+	}
+	if err := objective.Check(t.objective, m.Config, data); err != nil {
+		return nil, &run.InputError{Err: err}
 	}
 	images := &t.config.Data.Images
 	resolved, err := images.Resolve(m)
@@ -159,6 +163,9 @@ func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, erro
 	data, err := c.Data.Open(ctx, report)
 	if err != nil {
 		return nil, err
+	}
+	if c.Objective == "" {
+		o = objective.For(data)
 	}
 	m, tensors, err := c.Model.Open(ctx, len(data.Classes), report)
 	if err != nil {

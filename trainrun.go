@@ -74,9 +74,11 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	default:
 		result.Val = &trained.Epochs[len(trained.Epochs)-1].ValAccuracy
 		metrics["val_accuracy"] = *result.Val
-		if _, result.Temperature, err = validation(predictions); err != nil {
+		var c run.Candidate
+		if err := validate(predictions, &c); err != nil {
 			return nil, err
 		}
+		result.Temperature, result.Thresholds = c.Temperature, c.Thresholds
 		if err := setMetrics(predictions, "val", result); err != nil {
 			return nil, err
 		}
@@ -86,7 +88,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	}
 	t.recordChanges(result, report)
 	d := t.Delta(o.Method, trained, p, metrics)
-	d.Temperature = result.Temperature
+	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
 	if err := d.Save(dir); err != nil {
 		return nil, err
 	}

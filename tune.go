@@ -16,7 +16,6 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
-	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -212,9 +211,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			if err != nil {
 				return nil, err
 			}
-			listed := *c
-			listed.Metrics = nil // the folder of the candidate has them
-			result.Candidates = append(result.Candidates, listed)
+			result.Candidates = append(result.Candidates, listed(*c))
 			result.Seconds += c.Seconds
 			if validated == nil || better(*c, *validated, r.o.Train.Select) {
 				chosen, validated = next, c
@@ -225,9 +222,10 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 				}
 			}
 		}
-		result.Val, result.Temperature = &validated.ValAccuracy, validated.Temperature
-		if validated.Metrics != nil { // those of a test replace them
-			result.Metrics, result.MetricsOf = validated.Metrics, "val"
+		result.Val, result.Temperature, result.Thresholds = &validated.ValAccuracy, validated.Temperature, validated.Thresholds
+		// those of a test replace them
+		if validated.Metrics != nil || validated.LabelMetrics != nil {
+			result.Metrics, result.LabelMetrics, result.MetricsOf = validated.Metrics, validated.LabelMetrics, "val"
 		}
 	}
 	result.Budget, result.LR, r.left = chosen.budget, chosen.lr, 1
@@ -357,12 +355,12 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	if trained.Best < len(trained.Epochs) {
 		c.BestEpoch = trained.Best
 	}
-	if c.Metrics, c.Temperature, err = validation(predictions); err != nil {
+	if err := validate(predictions, c); err != nil {
 		return nil, err
 	}
 	if r.o.NoRefit { // the candidate may become the result
 		d := r.Delta(r.o.Method, trained, s.plan, map[string]float64{"val_accuracy": c.ValAccuracy})
-		d.Temperature = c.Temperature
+		d.Temperature, d.Thresholds = c.Temperature, c.Thresholds
 		if err := d.Save(string(folder)); err != nil {
 			return nil, err
 		}
@@ -485,13 +483,13 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 	}
 	result.Finished = time.Now().UTC()
 	d := r.Delta(result.Method, trained, p, metrics)
-	d.Temperature = result.Temperature
+	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
 	return d.Save(string(r.folder))
 }
 
 // test evaluates the test images. all evaluates all of them. If there may be too little time for
 // them, test takes them in random order and stops when the time is over.
-func (r *runner) test(ctx context.Context, trained *Trained, all func(train.Sink, progress.Func) (objective.Evaluation, error)) (objective.Evaluation, *evaluate.Predictions, error) {
+func (r *runner) test(ctx context.Context, trained *Trained, all func(train.Sink, progress.Func) (objective.Evaluation, error)) (objective.Evaluation, *Predicted, error) {
 	report := func(e progress.Event) {
 		e.Stage = progress.Test
 		r.report.Report(e)
@@ -520,9 +518,8 @@ func (r *runner) test(ctx context.Context, trained *Trained, all func(train.Sink
 // compareProbe adds the linear probe to the result. It tests the probe if the probe is not the
 // result itself, and if there is time for it.
 func (r *runner) compareProbe(ctx context.Context, result *run.Result) error {
-	listed := *r.probed.result
-	listed.Metrics = nil // the folder of the probe has them
-	result.Probe = &listed
+	probe := listed(*r.probed.result)
+	result.Probe = &probe
 	if result.Test == nil || result.Method == method.Linear || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
 		return nil
 	}

@@ -215,8 +215,8 @@ func TestTestWithin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e.Images != want || predictions.Len() != want {
-			t.Errorf("tested %d images, predicted %d, expected %d", e.Images, predictions.Len(), want)
+		if e.Images != want || predictions.Single.Len() != want {
+			t.Errorf("tested %d images, predicted %d, expected %d", e.Images, predictions.Single.Len(), want)
 		}
 		if want == 300 && e.Accuracy != whole.Accuracy {
 			t.Errorf("accuracy %v, expected %v", e.Accuracy, whole.Accuracy)

@@ -34,19 +34,20 @@ failure; --json tells programs what differs.`,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
+		p := a.reporter()
+		defer p.close()
 		var sets [2]*dataset.Dataset
 		for i, path := range args {
 			c := *c
 			c.Path, c.SkipBadImages, c.NoTrain, c.ValFraction, c.TestFraction = path, true, true, -1, -1
-			d, err := c.Open(ctx)
+			d, err := c.Open(ctx, p.event)
 			if err != nil {
 				return err
 			}
+			p.close() // the next output begins on a new line
 			fmt.Fprint(a.notes(), facts{{[]string{"before", "after"}[i], describeData(d)}})
 			sets[i] = d
 		}
-		p := a.reporter()
-		defer p.close()
 		d, err := sets[0].Diff(ctx, sets[1], 0, p.event)
 		if err != nil {
 			return err

@@ -140,10 +140,15 @@ on the same images and compares the two image by image.`,
 			return err
 		}
 		m := &measured{Evaluation: e, split: split, trained: trained, tuned: t, data: d, own: ofRun(t, data, opened), task: task}
-		if predictions.Len() > 0 {
-			if m.page, err = report.NewEvaluation(split, predictions, t.temperature()); err != nil {
-				return err
-			}
+		switch {
+		case predictions.Empty():
+		case predictions.Several != nil:
+			m.page, err = report.NewLabelEvaluation(split, predictions.Several, t.thresholds)
+		default:
+			m.page, err = report.NewEvaluation(split, predictions.Single, t.temperature())
+		}
+		if err != nil {
+			return err
 		}
 		if other != nil {
 			if m.against, err = a.compareWith(ctx, o, other, opened, split, samples(), predictions, newTask); err != nil {
@@ -152,10 +157,15 @@ on the same images and compares the two image by image.`,
 		}
 		p.close()
 		if o.predictions != "" {
-			if predictions.Len() == 0 {
+			if predictions.Empty() {
 				return refuse("--predictions writes the probabilities of classes, and the objective %s has none; leave it out", t.trained.Objective.Name())
 			}
-			if err := predictions.Write(o.predictions, evaluate.WriteOptions{Logits: o.logits}); err != nil {
+			if p := predictions.Several; p != nil {
+				err = p.Write(o.predictions, t.thresholds, o.logits)
+			} else {
+				err = predictions.Single.Write(o.predictions, evaluate.WriteOptions{Logits: o.logits})
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -178,14 +188,14 @@ type measured struct {
 	data    *dataset.Dataset
 	task    *spt.Task
 	own     bool               // whether data is the data set of the run of the delta
-	page    *report.Evaluation // nil if the objective does not classify images with one label
+	page    *report.Evaluation // nil if the objective does not classify images
 	against *report.Against    // nil without --against
 	report  string             // path of the page; empty without one
 }
 
 // compareWith evaluates another classifier on the images of a split, and compares its predictions
 // with those of the first one. opened is the data set before its classes were matched with a head.
-func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened *dataset.Dataset, split string, samples []dataset.Sample, predictions *evaluate.Predictions, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (*report.Against, error) {
+func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened *dataset.Dataset, split string, samples []dataset.Sample, predictions *spt.Predicted, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (*report.Against, error) {
 	d, err := opened.ForHead(dataset.Head{Names: other.classes, Rows: other.model.Config.NumClasses, Subset: other.delta != nil})
 	if err != nil {
 		return nil, &run.InputError{Err: fmt.Errorf("--against %s: %w", o.against, err)}
@@ -209,10 +219,10 @@ func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened 
 	if err != nil {
 		return nil, err
 	}
-	if predictions.Len() == 0 || second.Len() == 0 {
+	if predictions.Several != nil || second.Several != nil || predictions.Empty() || second.Empty() {
 		return nil, refuse("--against compares the predicted classes of images with one label, and an objective has none; leave it out")
 	}
-	c, err := evaluate.Compare(second, predictions)
+	c, err := evaluate.Compare(second.Single, predictions.Single)
 	return &report.Against{Other: o.against, Comparison: c}, err
 }
 
@@ -334,15 +344,18 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 			ObjectiveMetrics map[string]float64 `json:"objective_metrics,omitempty"`
 			// Metrics holds the metrics of package evaluate, and Calibrated those that depend on
 			// the temperature of the delta. They are absent if the objective does not classify.
-			Metrics     *evaluate.Metrics `json:"metrics,omitempty"`
-			Temperature float64           `json:"temperature,omitempty"`
-			Calibrated  *run.Calibrated   `json:"calibrated,omitempty"`
+			Metrics *evaluate.Metrics `json:"metrics,omitempty"`
+			// LabelMetrics replaces Metrics and Classes for images with several labels.
+			LabelMetrics *labelMetrics `json:"label_metrics,omitempty"`
+
+			Temperature float64         `json:"temperature,omitempty"`
+			Calibrated  *run.Calibrated `json:"calibrated,omitempty"`
 			// the other delta is the first one
 			Compared *evaluate.Comparison `json:"compared,omitempty"`
 			// Trained reports whether the delta was trained on these images. It is absent if
 			// unknown.
 			Trained     *bool          `json:"trained_on_these,omitempty"`
-			Classes     []class        `json:"classes"`
+			Classes     []class        `json:"classes,omitempty"`
 			Skipped     []skippedImage `json:"skipped,omitempty"`
 			Notes       []string       `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
 			Predictions string         `json:"predictions,omitempty"`
@@ -352,6 +365,9 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 		}{Split: m.split, Images: m.Images, Accuracy: m.Accuracy, Loss: m.Loss, ObjectiveMetrics: m.Metrics, Trained: m.trained, Classes: classes,
 			Skipped: skipped(m.data), Notes: m.data.Notes, Predictions: o.predictions, Page: m.report, Report: m.tuned.report}
 		if e := m.page; e != nil {
+			if e.Labels != nil {
+				document.LabelMetrics = newLabelMetrics(e)
+			}
 			document.Metrics, document.Temperature, document.Calibrated = e.Metrics, e.Temperature, e.Calibrated
 		}
 		if m.against != nil {
@@ -360,7 +376,9 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 		return a.writeJSON(document)
 	}
 	text := ""
-	if o.perClass {
+	if o.perClass && m.page != nil && m.page.Labels != nil {
+		text = labelTable(m.page) + "\n"
+	} else if o.perClass {
 		text = table(func(w io.Writer) {
 			fmt.Fprintln(w, "class\timages\tcorrect\taccuracy\tprecision\tF1")
 			for i, c := range classes {
@@ -383,9 +401,12 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 	if m.split == "all" {
 		prefix = ""
 	}
-	f.add(prefix+"accuracy", "%s of %s", wording.Percent(m.Accuracy), wording.Plural(m.Images, "image"))
+	f.add(prefix+objective.ScoreName(m.tuned.trained.Objective.Name()), "%s of %s", wording.Percent(m.Accuracy), wording.Plural(m.Images, "image"))
 	f.add(prefix+"loss", "%.4f", m.Loss)
 	for _, name := range slices.Sorted(maps.Keys(m.Metrics)) {
+		if m.page != nil && m.page.Labels != nil {
+			break // the metrics of the thresholds replace them
+		}
 		f.add(prefix+printable(name), "%.4f", m.Metrics[name])
 	}
 	if e := m.page; e != nil {
@@ -436,6 +457,20 @@ func coverageTable(e *report.Evaluation) string {
 
 // addMetrics adds the metrics of an evaluation beyond the accuracy and the loss.
 func (f *facts) addMetrics(e *report.Evaluation) {
+	if m := e.Labels; m != nil {
+		f.add("macro F1", "%s", wording.Percent(m.Macro.F1))
+		f.add("micro F1", "%s", wording.Percent(m.Micro.F1))
+		f.add("exactly right", "%s of the images", wording.Percent(m.SubsetAccuracy))
+		f.add("Hamming loss", "%s", wording.Percent(m.HammingLoss))
+		var absent []string
+		for _, c := range m.Unsupported() {
+			absent = append(absent, e.Classes[c])
+		}
+		if absent != nil {
+			f.add("without images", "%s; no mean counts these labels", list(absent))
+		}
+		return
+	}
 	m := e.Metrics
 	f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
 	if len(e.Classes) > 5 {
@@ -449,4 +484,47 @@ func (f *facts) addMetrics(e *report.Evaluation) {
 		calibration += fmt.Sprintf("; %s with the temperature %.3f of the delta", wording.Percent(e.Calibrated.Calibration.ECE), e.Temperature)
 	}
 	f.add("calibration error", "%s", calibration)
+}
+
+// labelMetrics is the JSON document of the metrics of images with several labels.
+type labelMetrics struct {
+	*evaluate.LabelMetrics
+	Labels []namedLabel `json:"labels"`
+	Pairs  []namedPair  `json:"pairs,omitempty"`
+}
+
+// namedLabel and namedPair add the names of labels to their metrics.
+type namedLabel struct {
+	Name string `json:"label"`
+	evaluate.Label
+}
+
+type namedPair struct {
+	Labels [2]string `json:"labels"`
+	evaluate.Pair
+}
+
+func newLabelMetrics(e *report.Evaluation) *labelMetrics {
+	m := &labelMetrics{LabelMetrics: e.Labels}
+	for c, l := range e.Labels.Labels {
+		m.Labels = append(m.Labels, namedLabel{e.Classes[c], l})
+	}
+	for _, p := range e.Labels.Pairs {
+		m.Pairs = append(m.Pairs, namedPair{[2]string{e.Classes[p.First], e.Classes[p.Second]}, p})
+	}
+	return m
+}
+
+// labelTable returns the table of --per-class for images with several labels.
+func labelTable(e *report.Evaluation) string {
+	return table(func(w io.Writer) {
+		fmt.Fprintln(w, "label\timages\taverage precision\tprecision\trecall\tF1\tthreshold")
+		for c, l := range e.Labels.Labels {
+			ap := "-"
+			if l.AP != nil {
+				ap = wording.Percent(*l.AP)
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%.3f\n", printable(e.Classes[c]), l.Support, ap, wording.Percent(l.Precision), wording.Percent(l.Recall), wording.Percent(l.F1), l.Threshold)
+		}
+	})
 }

@@ -140,6 +140,17 @@ func flagTable() []flagRow {
 			help: "the column of labels in parquet files and tables",
 			kind: "COLUMN", auto: "the column with a usual name, such as label",
 			field: func(o *options) any { return &o.config.Data.LabelColumn }},
+		{name: "label-delimiter", on: "tune score train eval data-verify", group: dataGroup,
+			help: "the text between several labels in a cell of the label column, such as | in cat|dog; an empty cell means no label",
+			kind: "TEXT", auto: "none: a cell is one label",
+			excludes: []string{"label-columns"},
+			field:    func(o *options) any { return &o.config.Data.LabelDelimiter }},
+		{name: "label-columns", on: "tune score train eval data-verify", group: dataGroup,
+			help: "the columns of a table that have 1 for the images with the label of this name, and 0 for others, separated by " +
+				"commas; an image may have any number of labels",
+			kind: "COLUMNS", auto: "all other columns, if they hold 0 and 1 and there is no column of labels",
+			excludes: []string{"label-column"},
+			field:    func(o *options) any { return (*columnsValue)(&o.config.Data.LabelColumns) }},
 		{name: "image-root", on: "tune score train eval data-verify", group: dataGroup,
 			help: "the folder that the image paths of a table are relative to",
 			kind: "DIR", file: imageFolder, auto: "the folder of the table, or the only folder below that holds the images",
@@ -310,7 +321,7 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return (*benchMethodValue)(&o.bench.Method) }},
 		{name: "objective", on: "tune score train", group: methodGroup,
 			help: "the objective, which sets the loss and the metrics: " + or(objective.Names()),
-			kind: "NAME", values: objective.Names, def: objective.SingleLabel.Name(),
+			kind: "NAME", values: objective.Names, auto: objective.SingleLabel.Name() + ", or " + objective.MultiLabel.Name() + " for images with several labels",
 			field: func(o *options) any { return &o.config.Objective }},
 		{name: "structured", on: "tune plan", group: methodGroup,
 			help: "the structured module of SPT: " + or(peft.Names()) + "; --structured NAME is short for --method spt-NAME",
@@ -549,7 +560,8 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.recipe.LabelSmoothing }},
 		{name: "class-weights", on: "tune train", group: trainingGroup,
 			help: "the weights of the classes in the loss: auto makes up for different numbers of training images; a JSON or CSV " +
-				"file has a weight for each class name",
+				"file has a weight for each class name; for images with several labels, a weight multiplies the loss of the images " +
+				"that have the label",
 			kind: "auto|none|FILE", values: words(train.AutoWeights, train.NoWeights), auto: train.NoWeights,
 			field: func(o *options) any { return (*weightsValue)(&o.recipe.ClassWeights) }},
 		{name: "balanced-sampling", on: "tune train", group: trainingGroup,
@@ -557,8 +569,8 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.recipe.BalancedSampling }},
 		{name: "select", on: "tune", group: trainingGroup,
 			help: "the metric on validation images that chooses the best of several budgets and learning rates: " + or(selections()) +
-				"; balanced is the mean recall of the classes",
-			kind: "METRIC", values: selections, closed: true, auto: string(objective.ByAccuracy),
+				"; balanced is the mean recall of the classes, map the mean average precision of several labels",
+			kind: "METRIC", values: selections, closed: true, auto: string(objective.ByAccuracy) + ", or " + string(objective.ByMAP) + " for images with several labels",
 			field: func(o *options) any { return (*string)(&o.recipe.Select) }},
 		{name: "init", on: "tune train", group: trainingGroup,
 			help: "the initial values of modules: paper starts with unchanged features; release draws both matrices of a " +

@@ -93,7 +93,7 @@ func (a *app) foldsPage(ctx context.Context, folder run.Folder, c run.Config, r 
 		return nil, &run.InputError{Err: err}
 	}
 	e.Evaluation = &report.Evaluation{Split: "all", Classes: classes, Images: ranked, Metrics: r.Metrics}
-	data, err := c.Data.Open(ctx)
+	data, err := c.Data.Open(ctx, nil)
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/inspect"
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 )
@@ -65,7 +66,7 @@ with the checksums that the Hub stated.`,
 			case in.Metrics != nil:
 				last := in.Metrics[len(in.Metrics)-1]
 				f.add("epochs", "%d", len(in.Metrics))
-				f.add("last epoch", "%s", figures(last))
+				f.add("last epoch", "%s", figures(last, objective.ScoreName("")))
 			case in.Result != nil:
 				f.add("method", "%s, trained on %s, %d epochs", printable(string(in.Result.Method)), printable(in.Result.TrainedOn), len(in.Result.Epochs))
 				f.add("tuned", "%d parameters and a head of %d parameters", in.Result.Counts.Tuned(), in.Result.Counts.Head)
@@ -74,7 +75,11 @@ with the checksums that the Hub stated.`,
 				foldsFacts(&f, in.Folds)
 			case in.Candidate != nil:
 				f.add("candidate", "budget %s, tunes %d parameters", printable(budgetName(in.Candidate.Budget.String())), in.Candidate.Counts.Tuned())
-				f.add("validation accuracy", "%s, loss %.4f", wording.Percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
+				score := objective.ScoreName("")
+				if in.Candidate.LabelMetrics != nil {
+					score = objective.ScoreName(objective.MultiLabel.Name())
+				}
+				f.add("validation "+score, "%s, loss %.4f", wording.Percent(in.Candidate.ValAccuracy), in.Candidate.ValLoss)
 			case in.Predictions != nil:
 				predictionsFacts(&f, in.Predictions)
 			case in.Deliveries != nil:
@@ -330,9 +335,9 @@ func foldsFacts(f *facts, r *run.FoldsResult) {
 
 func resultFacts(f *facts, r *run.Result) {
 	if r.Val != nil {
-		f.add("validation accuracy", "%s", wording.Percent(*r.Val))
+		f.add("validation "+objective.ScoreName(r.Objective), "%s", wording.Percent(*r.Val))
 	}
 	if r.Test != nil {
-		f.add("test accuracy", "%s", wording.Percent(r.Test.Accuracy))
+		f.add("test "+objective.ScoreName(r.Objective), "%s", wording.Percent(r.Test.Accuracy))
 	}
 }

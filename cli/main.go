@@ -74,6 +74,8 @@ type app struct {
 
 	json, quiet, showHelp, showAll bool
 	cpuprofile, trace              string
+	// score is the name of the metric of validation and test images; empty before a task is open
+	score string
 
 	entered   bool  // the flags and arguments were parsed and the command has begun
 	helpError error // the error of --help together with an unknown command

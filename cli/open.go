@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 )
 
@@ -78,12 +79,16 @@ func (a *app) openRun(ctx context.Context, c *run.Config, resume string) (*spt.T
 	}
 	p := a.reporter()
 	defer p.close()
-	return spt.Resume(ctx, resume, c, p.event)
+	t, err := spt.Resume(ctx, resume, c, p.event)
+	a.score = objective.ScoreName(c.Objective)
+	return t, err
 }
 
 // openTask opens the data set, the backbone and the device that c describes.
 func (a *app) openTask(ctx context.Context, c *run.Config) (*spt.Task, error) {
 	p := a.reporter()
 	defer p.close()
-	return spt.Open(ctx, c, p.event)
+	t, err := spt.Open(ctx, c, p.event)
+	a.score = objective.ScoreName(c.Objective)
+	return t, err
 }

@@ -153,7 +153,11 @@ func (f *facts) addImbalance(d *dataset.Dataset, o train.Options) {
 		return
 	}
 	if !o.BalancedSampling && o.ClassWeightValues == nil {
-		note += "; --class-weights auto or --balanced-sampling makes the small classes count, and --select balanced chooses by the mean recall of the classes"
+		if _, several := d.Train[0].Target.(dataset.Labels); several {
+			note += "; --class-weights auto makes the rare labels count, and the mean average precision counts all labels alike"
+		} else {
+			note += "; --class-weights auto or --balanced-sampling makes the small classes count, and --select balanced chooses by the mean recall of the classes"
+		}
 	}
 	f.add("note", "%s", printable(note))
 }
@@ -371,7 +375,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 				}
 				return ""
 			}
-			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\t"+column("learning rate")+"validation accuracy\tvalidation loss\t"+selected("validation "+string(by)))
+			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\t"+column("learning rate")+"validation "+objective.ScoreName(r.Objective)+"\tvalidation loss\t"+selected("validation "+string(by)))
 			for _, c := range r.Candidates {
 				mark := ""
 				if len(r.Candidates) > 1 && c.Budget == r.Budget && c.LR == r.LR {
@@ -388,19 +392,22 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 		f.add("note", "the steps waited for images %s of the time; to wait less, keep the decoded images (--cache), or store the images smaller or on a faster disk", wording.Percent(share))
 	}
 	if r.Val != nil {
-		f.add("validation accuracy", "%s", wording.Percent(*r.Val))
+		f.add("validation "+objective.ScoreName(r.Objective), "%s", wording.Percent(*r.Val))
 	}
 	if r.Test != nil {
-		f.add("test accuracy", "%s of %s, tested once", wording.Percent(r.Test.Accuracy), wording.Plural(r.Test.Images, "image"))
+		f.add("test "+objective.ScoreName(r.Objective), "%s of %s, tested once", wording.Percent(r.Test.Accuracy), wording.Plural(r.Test.Images, "image"))
 		if m := r.Metrics; m != nil {
 			f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
+		}
+		if m := r.LabelMetrics; m != nil {
+			f.add("macro F1", "%s, with the thresholds of the validation images", wording.Percent(m.Macro.F1))
 		}
 	}
 	if left := len(task.Data().Test); r.Test != nil && r.Test.Images < left {
 		f.add("note", "the time was over after %d of %s, which were in random order", r.Test.Images, wording.Plural(left, "test image"))
 	}
 	f.addProbe(r)
-	if r.Test != nil && r.Test.Images < fewTests {
+	if r.Test != nil && r.Test.Images < fewTests && r.Metrics != nil {
 		f.add("note", "%s tell little, so the interval is wide; --folds 5 tests on every image, and a larger --test-fraction on more of them", wording.Plural(r.Test.Images, "test image"))
 	}
 	if r.TestMax != nil {
@@ -432,11 +439,13 @@ func (f *facts) addProbe(r *run.Result) {
 	case r.KeptProbe():
 		f.add("note", "the linear probe is better on the validation images than the tuning: %s against %s; so the delta is the probe", wording.Percent(r.Probe.ValAccuracy), wording.Percent(slices.MaxFunc(r.Candidates, func(a, b run.Candidate) int { return cmp.Compare(a.ValAccuracy, b.ValAccuracy) }).ValAccuracy))
 	case r.Probe == nil || r.Method == method.Linear:
+	case r.ProbeTest != nil && r.LabelMetrics != nil:
+		f.add("linear probe", "mAP %s at %d px; tuning adds %+.2f points", wording.Percent(r.ProbeTest.Accuracy), r.Model.ImageSize, 100*(r.Test.Accuracy-r.ProbeTest.Accuracy))
 	case r.ProbeTest != nil:
 		low, high := evaluate.Wilson(int(math.Round(r.ProbeTest.Accuracy*float64(r.ProbeTest.Images))), r.ProbeTest.Images, 0.95)
 		f.add("linear probe", "%s at %d px, interval %s to %s; tuning adds %+.2f points", wording.Percent(r.ProbeTest.Accuracy), r.Model.ImageSize, wording.Percent(low), wording.Percent(high), 100*(r.Test.Accuracy-r.ProbeTest.Accuracy))
 	default:
-		f.add("linear probe", "validation accuracy %s at %d px", wording.Percent(r.Probe.ValAccuracy), r.Model.ImageSize)
+		f.add("linear probe", "validation %s %s at %d px", objective.ScoreName(r.Objective), wording.Percent(r.Probe.ValAccuracy), r.Model.ImageSize)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 )
@@ -36,6 +37,10 @@ The table has a row for each image, also for one that cannot be read. It begins 
 columns path, label and probability; label_2, probability_2 and so on hold the classes that
 follow. In a CSV file, text that a spreadsheet would take for a formula begins with an
 apostrophe.
+
+If an image may have several labels, the command prints the labels whose probabilities are at
+least their thresholds, which tuning has chosen on validation images, and "no label" if there
+are none. With --json, top holds the most probable labels too, with their thresholds.
 
 With --calibrated a probability says how often the class is right: the logits are divided by a
 temperature, which tuning has fitted to validation images and stored in the delta. The order of
@@ -78,6 +83,13 @@ prints how many images each P would answer, and how many of these answers are ri
 		if err != nil {
 			return err
 		}
+		several := objective.SeveralLabels(t.trained.Objective, t.model.Config)
+		if several && o.calibrated {
+			return refuse("--calibrated is for images with one label, and the objective of the delta is %s; leave it out", t.trained.Objective.Name())
+		}
+		if several && cmd.Flags().Changed("top-k") && (!a.json || o.out != "") {
+			return refuse("--top-k has no effect on the labels above their thresholds, which the command prints for the objective %s; leave it out, or add --json without --out", t.trained.Objective.Name())
+		}
 		if o.calibrated && t.delta.Temperature == 0 {
 			return refuse("--calibrated needs a temperature, and the delta in %s has none: it was tuned without validation images, or no temperature fits them, such as when all of them are predicted correctly; tune with more validation images (--val-fraction), or leave --calibrated out", o.delta)
 		}
@@ -98,6 +110,9 @@ prints how many images each P would answer, and how many of these answers are ri
 			return err
 		}
 		defer c.Close()
+		if c.SeveralLabels {
+			c.Thresholds = t.thresholds
+		}
 		if c.RejectBelow = o.rejectBelow; o.calibrated || o.rejectBelow > 0 {
 			if c.Temperature = t.temperature(); c.Temperature == 0 {
 				a.message("note: there is no temperature that calibrates the probabilities, so --reject-below compares those of the model, which are often too high")
@@ -169,7 +184,11 @@ func tableRow(p spt.Prediction) evaluate.Row {
 	if p.Err != nil {
 		row.Error = p.Err.Error()
 	}
-	for _, t := range p.Top {
+	top := p.Top
+	if p.Labels != nil {
+		top = p.Labels
+	}
+	for _, t := range top {
 		row.Top = append(row.Top, evaluate.ClassProbability{Class: t.Index, Probability: t.Probability})
 	}
 	return row
@@ -205,11 +224,16 @@ func (a *app) writePredicted(out string, images *imageList, bad, unknown int) er
 func (a *app) writePrediction(p spt.Prediction) error {
 	if a.json {
 		line := struct {
-			Path    string            `json:"path"`
-			Unknown bool              `json:"unknown,omitempty"`
-			Top     []spt.Probability `json:"top,omitempty"`
-			Error   string            `json:"error,omitempty"`
+			Path string `json:"path"`
+			// Labels is absent unless an image may have several labels.
+			Labels  *[]spt.Probability `json:"labels,omitempty"`
+			Unknown bool               `json:"unknown,omitempty"`
+			Top     []spt.Probability  `json:"top,omitempty"`
+			Error   string             `json:"error,omitempty"`
 		}{Path: jsonfile.Text(p.Path), Unknown: p.Unknown, Top: p.Top}
+		if p.Labels != nil {
+			line.Labels = &p.Labels
+		}
 		if p.Err != nil {
 			line.Error = p.Err.Error()
 		}
@@ -223,7 +247,13 @@ func (a *app) writePrediction(p spt.Prediction) error {
 	if p.Unknown {
 		b.WriteString("\tunknown")
 	}
-	for _, t := range p.Top {
+	shown := p.Top
+	if p.Labels != nil {
+		if shown = p.Labels; len(shown) == 0 {
+			b.WriteString("\tno label")
+		}
+	}
+	for _, t := range shown {
 		fmt.Fprintf(&b, "\t%s %s", printable(t.Class), wording.Percent(t.Probability))
 	}
 	return a.write(b.String() + "\n")

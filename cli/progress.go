@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
@@ -21,6 +23,7 @@ type reporter struct {
 	w     io.Writer // nil if nothing is shown
 	bars  bool      // show bars, not lines
 	label string    // the current method of a command that trains several
+	score string    // the name of the metric of validation and test images
 
 	bar   *progressbar.ProgressBar
 	stage string // the stage of the bar, as the bar shows it
@@ -31,7 +34,7 @@ func (a *app) reporter() *reporter {
 	if a.quiet {
 		return &reporter{}
 	}
-	return &reporter{w: a.stderr, bars: a.terminal}
+	return &reporter{w: a.stderr, bars: a.terminal, score: cmp.Or(a.score, objective.ScoreName(""))}
 }
 
 // event shows one event.
@@ -42,7 +45,7 @@ func (p *reporter) event(e progress.Event) {
 		p.draw(e)
 	case e.Stage == progress.Epoch && !p.tenth(e):
 	default:
-		if line := describe(e); line != "" {
+		if line := describe(e, p.score); line != "" {
 			fmt.Fprintf(p.w, "%s%s\n", p.prefix(), visible(line))
 		}
 	}
@@ -75,7 +78,7 @@ func (p *reporter) prefix() string {
 }
 
 // describe returns the line for an event, or "" for an event without a line.
-func describe(e progress.Event) string {
+func describe(e progress.Event, score string) string {
 	switch {
 	case e.Stage == progress.Note:
 		return "spt: note: " + e.Item
@@ -89,10 +92,10 @@ func describe(e progress.Event) string {
 			modules, c.Vectors, wording.Plural(len(p.Vectors), "whole vector"), c.Unstructured, c.ClassToken)
 	case e.Stage == progress.Epoch:
 		f := e.Detail.(train.Epoch)
-		return fmt.Sprintf("%s, epoch %d of %d: %s", ofCandidate("training", e), f.Epoch, e.Epochs, figures(f))
+		return fmt.Sprintf("%s, epoch %d of %d: %s", ofCandidate("training", e), f.Epoch, e.Epochs, figures(f, score))
 	case e.Stage == progress.Probe:
 		c := e.Detail.(*run.Candidate)
-		return fmt.Sprintf("fitted a linear probe in %s: validation accuracy %s", wording.Seconds(c.Seconds), wording.Percent(c.ValAccuracy))
+		return fmt.Sprintf("fitted a linear probe in %s: validation %s %s", wording.Seconds(c.Seconds), score, wording.Percent(c.ValAccuracy))
 	case e.Stage == progress.Train || e.Done != e.Total:
 		return ""
 	case e.Stage == progress.Features:
@@ -171,14 +174,15 @@ func candidate(e progress.Event) string {
 	return e.Candidate
 }
 
-// figures returns the results of an epoch.
-func figures(f train.Epoch) string {
+// figures returns the results of an epoch. score is the name of the metric of validation and test
+// images.
+func figures(f train.Epoch, score string) string {
 	text := fmt.Sprintf("loss %.4f, accuracy %s", f.TrainLoss, wording.Percent(f.TrainAccuracy))
 	if f.ValLoss != 0 || f.ValAccuracy != 0 {
-		text += fmt.Sprintf(", validation loss %.4f, validation accuracy %s", f.ValLoss, wording.Percent(f.ValAccuracy))
+		text += fmt.Sprintf(", validation loss %.4f, validation %s %s", f.ValLoss, score, wording.Percent(f.ValAccuracy))
 	}
 	if f.TestAccuracy != 0 {
-		text += fmt.Sprintf(", test accuracy %s", wording.Percent(f.TestAccuracy))
+		text += fmt.Sprintf(", test %s %s", score, wording.Percent(f.TestAccuracy))
 	}
 	if f.ImagesPerSecond != 0 {
 		text += fmt.Sprintf(", %.1f images/s", f.ImagesPerSecond)
@@ -191,7 +195,7 @@ func figures(f train.Epoch) string {
 func (p *reporter) draw(e progress.Event) {
 	if e.Stage == progress.Plan || e.Stage == progress.Probe || e.Stage == progress.Note {
 		p.close()
-		fmt.Fprintf(p.w, "%s%s\n", p.prefix(), visible(describe(e)))
+		fmt.Fprintf(p.w, "%s%s\n", p.prefix(), visible(describe(e, p.score)))
 		return
 	}
 	if stage := p.prefix() + visible(stageName(e)); p.bar == nil || stage != p.stage {
@@ -211,7 +215,7 @@ func (p *reporter) draw(e progress.Event) {
 	if f, ok := e.Detail.(train.Epoch); ok {
 		p.note = fmt.Sprintf(", loss %.3f", f.TrainLoss)
 		if f.ValLoss != 0 || f.ValAccuracy != 0 {
-			p.note = ", val accuracy " + wording.Percent(f.ValAccuracy)
+			p.note = ", val " + p.score + " " + wording.Percent(f.ValAccuracy)
 		}
 		p.bar.Describe(fmt.Sprintf("%s: epoch %d/%d%s", p.stage, f.Epoch, e.Epochs, p.note))
 		return

@@ -24,6 +24,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -91,7 +92,7 @@ func TestScript(t *testing.T) {
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mkdata": mkdata, "mkhostile": mkhostile, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "mkpushhub": mkpushhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON,
+			"mkdata": mkdata, "mkhostile": mkhostile, "mkpairs": mkpairs, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "mkpushhub": mkpushhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON,
 		},
 	})
 }
@@ -147,6 +148,61 @@ func makeImages(root string, n int) error {
 		}
 	}
 	return nil
+}
+
+// mkpairs DIR N makes N images of 32×16 px, each of two images of mkdata side by side, and tables
+// of their labels: list.csv with a delimiter, hot.csv with a column for each label, and
+// lists.jsonl. Every seventh image is grey and has no label, and every fifth shows one colour
+// twice.
+func mkpairs(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.MkdirAll(filepath.Join(dir, "images"), 0o777))
+	names := []string{"blue", "green", "red"}
+	colours := []color.RGBA{{30, 30, 220, 255}, {30, 220, 30, 255}, {220, 30, 30, 255}}
+	list, hot, lists := "path,label\n", "path,blue,green,red\n", ""
+	for i := range n {
+		first, second := i%3, (i+1+i/3%2)%3
+		if i%5 == 4 {
+			second = first
+		}
+		r := rand.New(rand.NewPCG(7, uint64(i)))
+		m := image.NewRGBA(image.Rect(0, 0, 32, 16))
+		for x := range 32 {
+			for y := range 16 {
+				c := colours[[]int{first, second}[x/16]]
+				if i%7 == 6 {
+					c = color.RGBA{128, 128, 128, 255}
+				}
+				noise := uint8(r.IntN(30))
+				m.SetRGBA(x, y, color.RGBA{c.R + noise, c.G + noise, c.B + noise, 255})
+			}
+		}
+		labels := []string{names[first]}
+		if second != first {
+			labels = append(labels, names[second])
+		}
+		if i%7 == 6 {
+			labels = []string{}
+		}
+		var file bytes.Buffer
+		ts.Check(png.Encode(&file, m))
+		name := fmt.Sprintf("images/%02d.png", i)
+		ts.Check(os.WriteFile(filepath.Join(dir, name), file.Bytes(), 0o666))
+		list += name + "," + strings.Join(labels, "|") + "\n"
+		hot += name
+		for _, l := range names {
+			hot += map[bool]string{true: ",1", false: ",0"}[slices.Contains(labels, l)]
+		}
+		hot += "\n"
+		text, err := json.Marshal(map[string]any{"image": name, "label": labels})
+		ts.Check(err)
+		lists += string(text) + "\n"
+	}
+	for name, text := range map[string]string{"list.csv": list, "hot.csv": hot, "lists.jsonl": lists} {
+		ts.Check(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666))
+	}
 }
 
 // mkparquet DIR copies a data set in the layout of the Hugging Face Hub from the tests of package

@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/internal/atomicfile"
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/report"
 	"github.com/sptune/spt/run"
@@ -193,9 +194,9 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 		case err != nil:
 			line(t, "failed: %s", printable(err.Error()))
 		case r.Test != nil:
-			line(t, "test accuracy %s, %s", wording.Percent(r.Test.Accuracy), wording.Seconds(r.Seconds))
+			line(t, "test %s %s, %s", objective.ScoreName(r.Objective), wording.Percent(r.Test.Accuracy), wording.Seconds(r.Seconds))
 		case r.Val != nil:
-			line(t, "validation accuracy %s, %s", wording.Percent(*r.Val), wording.Seconds(r.Seconds))
+			line(t, "validation %s %s, %s", objective.ScoreName(r.Objective), wording.Percent(*r.Val), wording.Seconds(r.Seconds))
 		default:
 			line(t, "done, %s", wording.Seconds(r.Seconds))
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/embedded"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 )
 
@@ -28,6 +29,10 @@ type tuned struct {
 	trained   *spt.Trained
 	classes   []string // nil if the checkpoint does not name its classes
 	transform dataset.Transform
+	// objective is that of a checkpoint with its own head; nil for a delta, which names its own.
+	objective objective.Objective
+	// thresholds holds a threshold for each label; nil if none are known.
+	thresholds []float64
 }
 
 // openTuned loads the delta or the PEFT adapter in the folder dir, and its backbone. If dir is
@@ -49,7 +54,9 @@ func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c r
 	if cmd.Flags().Changed("test-flip") {
 		t.transform.TestFlip = images.TestFlip
 	}
-	t.trained, err = spt.Restore(t.model, t.delta)
+	if t.trained, err = spt.Restore(t.model, t.delta); err == nil && t.objective != nil {
+		t.trained.Objective = t.objective
+	}
 	return t, err
 }
 
@@ -75,6 +82,9 @@ func (a *app) openCheckpoint(ctx context.Context, cmd *cobra.Command, c run.Mode
 			return nil, &run.InputError{Err: err}
 		}
 		t.classes = named.Names
+		if t.objective, t.thresholds, err = delta.ObjectiveOf(f, m.Config.NumClasses); err != nil {
+			return nil, &run.InputError{Err: err}
+		}
 		transform, err := delta.TransformOf(f)
 		if err != nil {
 			return nil, &run.InputError{Err: err}
@@ -105,7 +115,7 @@ func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tu
 	if err != nil {
 		return nil, &run.InputError{Err: err}
 	}
-	t := &tuned{delta: d, classes: d.Classes, transform: d.ImageTransform()}
+	t := &tuned{delta: d, classes: d.Classes, transform: d.ImageTransform(), thresholds: d.Thresholds}
 	if t.run, err = runOf(dir); err != nil {
 		return nil, err
 	}

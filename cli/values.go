@@ -462,3 +462,19 @@ func (c *channelsValue) Set(text string) error {
 	*c.source = run.GivenPreprocessing
 	return nil
 }
+
+// columnsValue holds the names of columns, which are separated by commas.
+type columnsValue []string
+
+func (v *columnsValue) Type() string   { return "columns" }
+func (v *columnsValue) String() string { return strings.Join(*v, ",") }
+func (v *columnsValue) Set(text string) error {
+	*v = nil
+	for name := range strings.SplitSeq(text, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			return fmt.Errorf("expected the names of columns, such as cat,dog")
+		}
+		*v = append(*v, name)
+	}
+	return nil
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 )
@@ -34,12 +33,15 @@ type labelForm struct {
 
 	// ids reports whether the labels are indices into classes.
 	ids bool
+
+	// several reports whether the target of a row is a list of labels.
+	several bool
 }
 
 // tableData holds the rows of a table.
 type tableData struct {
 	name   string     // name of the table in errors
-	rows   []labelled // paths are clean, relative and local
+	rows   []labelled // paths are clean, and relative and local, or absolute
 	labels labelForm
 	splits []*splitColumn
 }
@@ -56,18 +58,23 @@ var (
 type tableBuilder struct {
 	*tableData
 	header       []string
-	image, label int   // indices of columns; label is -1 if there is no such column
-	group        int   // index of the column of groups; -1 if there is none
-	hot          []int // columns that may be class columns; nil if there are none
-	noLabels     error // the error for a table without labels
+	image, label int    // indices of columns; label is -1 if there is no such column
+	group        int    // index of the column of groups; -1 if there is none
+	hot          []int  // columns that may be class columns; nil if there are none
+	named        bool   // the user has named the class columns
+	delimiter    string // of labels in a cell; "" if a cell is one label
+	noLabels     error  // the error for a table without labels
 }
 
 // newTableBuilder finds the columns of a table by their names.
 func newTableBuilder(name string, header []string, o OpenOptions, want labelForm) (*tableBuilder, error) {
-	b := &tableBuilder{tableData: &tableData{name: name, splits: newSplitColumns(header)}, header: header}
+	b := &tableBuilder{tableData: &tableData{name: name, splits: newSplitColumns(header)}, header: header, delimiter: o.LabelDelimiter}
 	var err error
 	if b.image, err = findColumn(header, "images", o.ImageColumn, pathColumns); err != nil {
 		return nil, err
+	}
+	if o.LabelColumns != nil {
+		return b, b.takeClassColumns(o.LabelColumns, want)
 	}
 	known := labelColumns
 	if want.column != "" {
@@ -84,7 +91,7 @@ func newTableBuilder(name string, header []string, o OpenOptions, want labelForm
 		return c.index == b.image || c.index == b.label || c.index == b.group
 	})
 	if b.label >= 0 {
-		b.labels.column = header[b.label]
+		b.labels.column, b.labels.several = header[b.label], b.delimiter != "" || want.several
 		return b, nil
 	}
 	if o.LabelColumn == "" && (!want.defined || want.classes != nil && want.column == "") {
@@ -104,6 +111,34 @@ func newTableBuilder(name string, header []string, o OpenOptions, want labelForm
 		b.labels, b.noLabels = want, nil
 	}
 	return b, nil
+}
+
+// takeClassColumns finds the class columns that the user has named. A later table may have none of
+// them, because its images are for prediction.
+func (b *tableBuilder) takeClassColumns(names []string, want labelForm) error {
+	b.label, b.named, b.labels.several = -1, true, true
+	var absent error
+	for _, name := range names {
+		column, err := findColumn(b.header, "labels", name, nil)
+		if err != nil {
+			absent = cmp.Or(absent, err)
+			continue
+		}
+		if column == b.image {
+			return fmt.Errorf("column %q is the column of images and of labels: name another column", abbreviate(name))
+		}
+		b.hot = append(b.hot, column)
+	}
+	if absent != nil && (b.hot != nil || !want.defined) {
+		return absent
+	}
+	b.splits = slices.DeleteFunc(b.splits, func(c *splitColumn) bool { return c.index == b.image || slices.Contains(b.hot, c.index) })
+	if want.defined {
+		b.labels = want
+		return nil
+	}
+	b.noLabels = errNoColumn
+	return nil
 }
 
 // findColumn returns the index of a column. want is the name that the user gave. If it is "",
@@ -126,8 +161,10 @@ func findColumn(header []string, what, want string, known []string) (int, error)
 	return -1, fmt.Errorf("there is no column of %s (looked for %s) among %s: rename a column, or name the %s column", what, abbreviate(strings.Join(known, ", ")), abbreviateList(quoted), strings.TrimSuffix(what, "s"))
 }
 
-// add adds a row. cell returns the text of a column, or an error if the row has no such text.
-func (b *tableBuilder) add(where string, cell func(column int) (string, error)) error {
+// add adds a row. cell returns the text of a column, or an error if the row has no such text. list
+// returns the labels of a column that holds a list, and false for another column; nil means that
+// the table has no lists.
+func (b *tableBuilder) add(where string, cell func(column int) (string, error), list func(column int) ([]string, bool, error)) error {
 	image, err := cell(b.image)
 	if err == errEmptyCell {
 		err = errors.New("the image path is empty")
@@ -135,24 +172,24 @@ func (b *tableBuilder) add(where string, cell func(column int) (string, error)) 
 	if err != nil {
 		return fmt.Errorf("%s: %q: %w", where, abbreviate(b.header[b.image]), err)
 	}
-	label, missing := "", errNoColumn
+	row := labelled{missing: errNoColumn}
 	switch {
 	case b.label >= 0:
-		switch label, missing = cell(b.label); missing {
-		case nil, errEmptyCell:
-		case errNoKey, errNull:
-			missing = fmt.Errorf("%q: %w", abbreviate(b.header[b.label]), missing)
-		default:
-			return fmt.Errorf("%s: %q: %w", where, abbreviate(b.header[b.label]), missing)
+		if row, err = b.labelCell(cell, list); err != nil {
+			return fmt.Errorf("%s: %q: %w", where, abbreviate(b.header[b.label]), err)
 		}
 	case b.hot != nil:
-		if label, missing, err = b.oneHot(where, cell); err != nil {
+		if row, err = b.classCells(where, cell); err != nil {
 			return err
 		}
 	}
-	row, err := newTableRow(where, image, label, missing)
-	if err != nil {
+	if row.Sample, err = newTableSample(where, image); err != nil {
 		return err
+	}
+	for _, label := range row.labels() {
+		if err := checkClassName(where, label, "save the table as UTF-8"); err != nil {
+			return err
+		}
 	}
 	if b.group >= 0 {
 		switch text, err := cell(b.group); err {
@@ -170,35 +207,108 @@ func (b *tableBuilder) add(where string, cell func(column int) (string, error)) 
 	return nil
 }
 
-// oneHot returns the name of the class column whose cell is 1. If the cells are not all 0 or 1, the
-// columns are no class columns: the table has no labels, which is an error in the first table.
-func (b *tableBuilder) oneHot(where string, cell func(column int) (string, error)) (label string, missing, err error) {
-	var ones []string
+// labelCell returns the labels in the cell of the label column. All rows of a data set have either
+// one label or a list of labels; the first row with a label decides.
+func (b *tableBuilder) labelCell(cell func(int) (string, error), list func(int) ([]string, bool, error)) (row labelled, err error) {
+	if list != nil {
+		labels, ok, err := list(b.label)
+		if err != nil {
+			return row, err
+		}
+		if ok {
+			decided := b.noLabels == nil && slices.ContainsFunc(b.rows, func(r labelled) bool { return r.missing == nil })
+			if decided && !b.labels.several {
+				return row, fmt.Errorf("found [%s], want one label as in the rows above", abbreviate(strings.Join(labels, ", ")))
+			}
+			b.labels.several = true
+			return labelled{list: labels, several: true}, distinctLabels(labels)
+		}
+	}
+	text, missing := cell(b.label)
+	switch {
+	case missing == errNoKey || missing == errNull:
+		return labelled{missing: fmt.Errorf("%q: %w", abbreviate(b.header[b.label]), missing)}, nil
+	case missing != nil && missing != errEmptyCell:
+		return row, missing
+	case b.delimiter != "":
+		labels, err := splitLabels(text, b.delimiter)
+		return labelled{list: labels, several: true}, err
+	case b.labels.several && missing == nil:
+		return row, fmt.Errorf("found the text %q, want a list of labels as in the rows above", abbreviate(text))
+	}
+	return labelled{label: text, missing: missing}, nil
+}
+
+// splitLabels returns the labels of a cell. A text without labels gives an empty list.
+func splitLabels(text, delimiter string) ([]string, error) {
+	labels := []string{}
+	if text = strings.TrimSpace(text); text == "" {
+		return labels, nil
+	}
+	if strings.TrimSpace(delimiter) == "" {
+		labels = strings.Fields(text)
+	} else {
+		for label := range strings.SplitSeq(text, delimiter) {
+			if label = strings.TrimSpace(label); label == "" {
+				return nil, fmt.Errorf("found %q, which has no label beside a delimiter %q: want labels such as %q", abbreviate(text), delimiter, "cat"+delimiter+"dog")
+			}
+			labels = append(labels, label)
+		}
+	}
+	return labels, distinctLabels(labels)
+}
+
+// distinctLabels returns an error if a list has a label twice.
+func distinctLabels(labels []string) error {
+	for i, label := range labels {
+		if slices.Contains(labels[:i], label) {
+			return fmt.Errorf("the label %q is listed twice: list each label once", abbreviate(label))
+		}
+	}
+	return nil
+}
+
+// classCells returns the names of the class columns whose cells are 1. If the user has not named
+// the columns and the cells of the first row are not all 0 or 1, the columns are no class columns:
+// the table has no labels, which is an error in the first table.
+func (b *tableBuilder) classCells(where string, cell func(column int) (string, error)) (row labelled, err error) {
+	row = labelled{list: []string{}, several: true}
 	for _, column := range b.hot {
 		text, err := cell(column)
 		switch {
 		case err == nil && (text == "0" || text == "0.0" || text == "false"):
 		case err == nil && (text == "1" || text == "1.0" || text == "true"):
-			ones = append(ones, strings.TrimSpace(b.header[column]))
+			row.list = append(row.list, strings.TrimSpace(b.header[column]))
+		case b.named || len(b.rows) > 0 && b.rows[0].missing == nil:
+			found := fmt.Sprintf("found %q", abbreviate(text))
+			if err == errEmptyCell {
+				found = "the cell is empty"
+			} else if err != nil {
+				found = err.Error()
+			}
+			reason := ""
+			if !b.named && b.noLabels != nil {
+				reason = fmt.Sprintf(" (the columns were read as labels because %v)", b.noLabels)
+			}
+			return row, fmt.Errorf("%s: class column %q: %s, expected 0 or 1%s", where, abbreviate(b.header[column]), found, reason)
 		case b.noLabels != nil: // the first table
-			return "", nil, fmt.Errorf("%s: %w", where, b.noLabels)
+			return row, fmt.Errorf("%s: %w", where, b.noLabels)
 		default:
-			return "", errNoColumn, nil
+			return labelled{missing: errNoColumn}, nil
 		}
 	}
-	switch len(ones) {
-	case 0:
-		return "", fmt.Errorf("none of the %d class columns is 1: set one of them to 1, or remove the row", len(b.hot)), nil
-	case 1:
-		return ones[0], nil, nil
-	}
-	return "", nil, fmt.Errorf("%s: the class columns %q and %q are both 1: several labels of one image are not supported yet; keep one label in each row", where, abbreviate(ones[0]), abbreviate(ones[1]))
+	return row, nil
 }
 
 // finish returns the table.
 func (b *tableBuilder) finish() (*tableData, error) {
 	if b.rows == nil {
 		return nil, fmt.Errorf("%s lists no images", b.name)
+	}
+	if b.hot != nil {
+		if err := b.decideClassCells(); err != nil {
+			return nil, err
+		}
 	}
 	if b.hot != nil && b.noLabels != nil {
 		for _, column := range b.hot {
@@ -215,24 +325,47 @@ func (b *tableBuilder) finish() (*tableData, error) {
 	return b.tableData, nil
 }
 
-// newTableRow checks the cells of a row and returns the row. If a path has no slashes, newTableRow
-// takes backslashes as separators of folders, as on Windows. missing says why there is no label.
-func newTableRow(where, image, label string, missing error) (labelled, error) {
+// decideClassCells decides whether an image has one label or several. Images have several labels if
+// the user has named the class columns, or if some row of the first table has 1 in several.
+func (b *tableBuilder) decideClassCells() error {
+	first := b.noLabels != nil
+	if first && !b.labels.several {
+		b.labels.several = slices.ContainsFunc(b.rows, func(r labelled) bool { return len(r.list) > 1 })
+	}
+	if b.labels.several {
+		return nil
+	}
+	for i := range b.rows {
+		row := &b.rows[i]
+		switch {
+		case row.missing != nil:
+		case len(row.list) == 0:
+			row.missing = fmt.Errorf("none of the %d class columns is 1: set one of them to 1, or remove the row; if an image may have any number of labels, name the label columns", len(b.hot))
+			row.list, row.several = nil, false
+		case len(row.list) > 1:
+			return fmt.Errorf("%s: the class columns %q and %q are both 1, but no row of the first table has several labels: keep one label in each row; if an image may have any number of labels, name the label columns", row.Where, abbreviate(row.list[0]), abbreviate(row.list[1]))
+		default:
+			row.label, row.list, row.several = row.list[0], nil, false
+		}
+	}
+	return nil
+}
+
+// newTableSample checks the path of a row and returns the sample. If a path has no slashes,
+// newTableSample takes backslashes as separators of folders, as on Windows.
+func newTableSample(where, image string) (Sample, error) {
 	image = strings.TrimSpace(image)
 	if !strings.Contains(image, "/") {
 		image = strings.ReplaceAll(image, `\`, "/")
 	}
-	p, err := localPath(image)
+	p, err := listedPath(image)
 	switch {
 	case err != nil:
-		return labelled{}, fmt.Errorf("%s: %w", where, err)
+		return Sample{}, fmt.Errorf("%s: %w", where, err)
 	case p == ".":
-		return labelled{}, fmt.Errorf("%s: image path %q is a folder: give the path of a file", where, abbreviate(image))
+		return Sample{}, fmt.Errorf("%s: image path %q is a folder: give the path of a file", where, abbreviate(image))
 	}
-	if err := checkClassName(where, label, "save the table as UTF-8"); err != nil {
-		return labelled{}, err
-	}
-	return labelled{Sample{Path: path.Clean(p), Where: where}, label, missing}, nil
+	return Sample{Path: p, Where: where}, nil
 }
 
 // splitColumn is a column that may state the split of each image.

@@ -123,7 +123,6 @@ func TestTableFormErrors(t *testing.T) {
 	}{
 		{"a label with a zero in test alone", "x.csv", "path,label,split\nsub/a.png,1,train\nsub/b.png,01,test\n", OpenOptions{}, []string{"x.csv:3", `no class "01"`}},
 		{"a URL", "x.csv", "path,label\nhttps://a.b/x.jpg,q\n", OpenOptions{}, []string{"x.csv:2", `"https://a.b/x.jpg" is a URL`, "download"}},
-		{"several ones", "x.csv", "path,b,a\nsub/a.png,0,1\nsub/b.png,1,1\n", OpenOptions{}, []string{"x.csv:3", `"b" and "a" are both 1`, "not supported"}},
 		{"no one", "x.csv", "path,b,a\nsub/a.png,0,1\nsub/b.png,0,0\n", OpenOptions{}, []string{"x.csv:3", "none of the 2 class columns is 1"}},
 		{"no class columns", "x.csv", "path,b,a\nsub/a.png,0,1\nsub/b.png,0,2\n", OpenOptions{}, []string{"x.csv:3", "no column of labels"}},
 		{"the same class column twice", "x.csv", "path,b,b\nsub/a.png,0,1\n", OpenOptions{}, []string{`both named "b"`}},

@@ -25,12 +25,14 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Dataset is an image data set in three splits: training, validation and test. [Open] and [New]
@@ -233,9 +235,16 @@ func (d *Dataset) checkTarget(t Target) (stratum int, err error) {
 	return stratum, nil
 }
 
-// TargetName returns the name of the class that t counts as; see [Target]. If t belongs to no
-// single class, TargetName returns the text of t.
+// TargetName returns the name of the class that t counts as; see [Target]. For [Labels] it returns
+// the names of all labels, or "none". If t belongs to no class, TargetName returns the text of t.
 func (d *Dataset) TargetName(t Target) string {
+	if l, ok := t.(Labels); ok {
+		var names []string
+		for _, class := range l {
+			names = append(names, d.Classes[class])
+		}
+		return cmp.Or(strings.Join(names, ", "), "none")
+	}
 	if class := t.Stratum(); class >= 0 {
 		return d.Classes[class]
 	}
@@ -298,7 +307,7 @@ func (d *Dataset) Trainable() error {
 	if first.Stratum() >= 0 {
 		return fmt.Errorf("data set %s: %w", d.Name, oneClass(d.TargetName(first)))
 	}
-	return fmt.Errorf("data set %s: all training images have the same target, %s: training needs images of at least two targets", d.Name, first)
+	return fmt.Errorf("data set %s: all training images have the same target, %s: training needs images of at least two targets", d.Name, abbreviate(d.TargetName(first)))
 }
 
 // oneClass returns the error for a data set with a single class. Any model would reach a test

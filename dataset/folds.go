@@ -81,10 +81,12 @@ func (d *Dataset) fold(k, i int) (*Dataset, error) {
 			return nil, err
 		}
 		f.noteEmpty(len(f.Val) == 0, false)
+	} else if d.severalLabels() {
+		f.Train, f.Val, _ = stratifyLabels(rest, valFraction, 0, d.Options.Seed)
 	} else {
 		f.Train, f.Val, _ = stratify(rest, valFraction, 0, d.Options.Seed)
 	}
-	f.Split = fmt.Sprintf("fold %d of %d stratified by %s, val %g of the other folds, seed %d", i, k, d.Options.by(), valFraction, d.Options.Seed)
+	f.Split = fmt.Sprintf("fold %d of %d stratified by %s, val %g of the other folds, seed %d", i, k, d.Options.by(d.severalLabels()), valFraction, d.Options.Seed)
 	if d.ownTest && len(d.Test) > 0 {
 		f.Notes = append(f.Notes, fmt.Sprintf("%s in the test split of the data set and in no fold", countAre(len(d.Test))))
 	}

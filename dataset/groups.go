@@ -19,9 +19,15 @@ func (o OpenOptions) grouped() bool {
 	return o.GroupColumn != "" || o.GroupPattern != "" || o.GroupDuplicates
 }
 
-// by returns in words what the splits of Open respect. Dataset.Split holds the text.
-func (o OpenOptions) by() string {
+// by returns in words what the splits of Open respect. several reports whether images have several
+// labels; groups of such images are divided by their sizes alone. Dataset.Split holds the text.
+func (o OpenOptions) by(several bool) string {
 	by := []string{"class"}
+	if several {
+		if by = nil; !o.grouped() {
+			by = []string{"labels"}
+		}
+	}
 	if o.GroupColumn != "" {
 		by = append(by, fmt.Sprintf("groups of column %q", abbreviate(o.GroupColumn)))
 	}

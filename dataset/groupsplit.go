@@ -54,18 +54,20 @@ func groupsOf(samples []Sample, seed uint64) []imageGroup {
 	return groups
 }
 
-// groupsOfStrata counts the groups that hold images of each stratum.
-func groupsOfStrata(samples []Sample) map[int]int {
+// groupsOfClasses counts the groups that hold images of each class.
+func groupsOfClasses(samples []Sample) map[int]int {
 	type part struct {
-		stratum int
-		group   string
+		class int
+		group string
 	}
 	counts, seen := make(map[int]int), make(map[part]bool)
 	for _, s := range samples {
-		p := part{s.stratum(), s.Group}
-		if s.Group == "" || !seen[p] {
-			counts[p.stratum]++
-			seen[p] = true
+		for _, class := range ClassesOf(s.Target) {
+			p := part{class, s.Group}
+			if s.Group == "" || !seen[p] {
+				counts[class]++
+				seen[p] = true
+			}
 		}
 	}
 	return counts

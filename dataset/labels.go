@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,8 +14,25 @@ import (
 type labelled struct {
 	Sample
 	label string // text from the list
+	// list holds the labels of an image with any number of labels, for which several is true.
+	list    []string
+	several bool
 	// missing says why there is no label. It is nil if there is a label.
 	missing error
+}
+
+// labels returns the texts of all labels.
+func (l *labelled) labels() []string {
+	if l.several {
+		return l.list
+	}
+	return []string{l.label}
+}
+
+// withheld reports whether the list states no label, or the label -1, which means that the labels
+// of a split are withheld.
+func (l *labelled) withheld() bool {
+	return l.missing != nil || l.several && len(l.list) == 0 || !l.several && l.label == "-1"
 }
 
 // assignClasses converts the labels of three splits to class ids.
@@ -34,24 +52,34 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, 
 				break
 			}
 			for _, s := range split {
-				distinct[s.label] = true
+				for _, label := range s.labels() {
+					distinct[label] = true
+				}
 			}
 		}
 		if g.classes, err = sortedLabels(distinct); err != nil {
 			return contents{}, err
 		}
+		if len(g.classes) == 0 {
+			return contents{}, errors.New("no image has a label: a data set needs images with labels")
+		}
 		if note := nearIntegers(g.classes); note != "" {
 			g.notes = append(g.notes, note)
 		}
 		g.notes = append(g.notes, suspectLabels(g.classes, splits)...)
+		if note := joinedLabels(g.classes); note != "" {
+			g.notes = append(g.notes, note)
+		}
 	}
 	for i, name := range g.classes {
 		byName[name] = i
 	}
 	if names != nil && !ids {
 		for _, s := range slices.Concat(splits[0], splits[1], splits[2]) {
-			if _, ok := byName[s.label]; !ok {
-				ids = true
+			for _, label := range s.labels() {
+				if _, ok := byName[label]; !ok {
+					ids = true
+				}
 			}
 		}
 	}
@@ -60,22 +88,19 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, 
 			*out = make([]Sample, 0, len(splits[i]))
 		}
 		for _, s := range splits[i] {
-			label, ok := byName[s.label]
-			if ids {
-				if label, ok = integerLabel(s.label); !ok {
-					return contents{}, fmt.Errorf("%s: label %q is neither a class name nor an integer without leading zeros", s.Where, abbreviate(s.label))
+			var found Labels
+			for _, label := range s.labels() {
+				class, err := classOf(label, byName, ids, len(g.classes))
+				if err != nil {
+					return contents{}, fmt.Errorf("%s: %w", s.Where, err)
 				}
-				ok = label >= 0 && label < len(g.classes)
+				found = append(found, class)
 			}
-			switch {
-			case !ok && s.label == "-1":
-				return contents{}, fmt.Errorf("%s: label -1 means that the labels of this split are withheld: move the file of the split out of the folder", s.Where)
-			case !ok && ids:
-				return contents{}, fmt.Errorf("%s: label %d is out of range: there are class names for the labels 0 to %d only", s.Where, label, len(g.classes)-1)
-			case !ok:
-				return contents{}, fmt.Errorf("%s: the training split has no class %q: add training images of the class or remove this image", s.Where, abbreviate(s.label))
+			if slices.Sort(found); s.several {
+				s.Target = found
+			} else {
+				s.Target = Class(found[0])
 			}
-			s.Target = Class(label)
 			*out = append(*out, s.Sample)
 		}
 	}
@@ -85,14 +110,36 @@ func assignClasses(names []string, ids bool, splits [3][]labelled) (g contents, 
 	return g, nil
 }
 
+// classOf returns the class id of a label. ids is as in assignClasses.
+func classOf(text string, byName map[string]int, ids bool, classes int) (int, error) {
+	label, ok := byName[text]
+	if ids {
+		if label, ok = integerLabel(text); !ok {
+			return 0, fmt.Errorf("label %q is neither a class name nor an integer without leading zeros", abbreviate(text))
+		}
+		ok = label >= 0 && label < classes
+	}
+	switch {
+	case !ok && text == "-1":
+		return 0, errors.New("label -1 means that the labels of this split are withheld: move the file of the split out of the folder")
+	case !ok && ids:
+		return 0, fmt.Errorf("label %d is out of range: there are class names for the labels 0 to %d only", label, classes-1)
+	case !ok:
+		return 0, fmt.Errorf("the training split has no class %q: add training images of the class or remove this image", abbreviate(text))
+	}
+	return label, nil
+}
+
 // noteFromOne adds a note if no image has the class id 0. The labels may then begin at 1, which
 // makes a class without images and shifts all class names.
 func (g *contents) noteFromOne() {
 	least, places := -1, ""
 	for _, samples := range [][]Sample{g.train, g.val, g.test} {
 		for _, s := range samples {
-			if id := s.stratum(); least < 0 || id < least {
-				least, places = id, s.Where
+			for _, id := range ClassesOf(s.Target) {
+				if least < 0 || id < least {
+					least, places = id, s.Where
+				}
 			}
 		}
 	}
@@ -124,7 +171,7 @@ func dropUnlabelled(splits *[3][]labelled) (notes []string, err error) {
 
 // unlabelled reports whether there are rows and none of them has a label.
 func unlabelled(rows []labelled) bool {
-	return len(rows) > 0 && !slices.ContainsFunc(rows, func(r labelled) bool { return r.missing == nil && r.label != "-1" })
+	return len(rows) > 0 && !slices.ContainsFunc(rows, func(r labelled) bool { return !r.withheld() })
 }
 
 // sortedLabels returns the labels as sorted class names. If all labels are integers in decimal
@@ -173,6 +220,24 @@ func nearIntegers(classes []string) string {
 			return fmt.Sprintf("the labels %q and %q are two classes: labels with leading zeros are names", abbreviate(other), abbreviate(c))
 		}
 		first[n] = c
+	}
+	return ""
+}
+
+// joinedLabels returns a note if the name of a class is a list of other classes, such as "cat|dog".
+// Otherwise it returns "".
+func joinedLabels(classes []string) string {
+	known := make(map[string]bool)
+	for _, c := range classes {
+		known[c] = true
+	}
+	for _, c := range classes {
+		for _, delimiter := range []string{"|", ";", ","} {
+			parts := strings.Split(c, delimiter)
+			if len(parts) > 1 && !slices.ContainsFunc(parts, func(p string) bool { return !known[strings.TrimSpace(p)] }) {
+				return fmt.Sprintf("the class %q looks like a list of other classes: if it is, set the delimiter of labels to %q", abbreviate(c), delimiter)
+			}
+		}
 	}
 	return ""
 }

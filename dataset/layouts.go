@@ -40,10 +40,10 @@ type layout struct {
 	// read returns the classes and the samples. It checks ctx if it reads many files.
 	read func(ctx context.Context, src source) (contents, error)
 
-	// columns reports whether OpenOptions.ImageColumn and LabelColumn apply.
+	// columns reports whether OpenOptions.ImageColumn, LabelColumn and LabelDelimiter apply.
 	columns bool
 
-	// paths reports whether OpenOptions.ImageRoot and ImageSuffix apply.
+	// paths reports whether OpenOptions.ImageRoot, ImageSuffix and LabelColumns apply.
 	paths bool
 
 	// unnamed reports whether images have no names, so that OpenOptions.GroupPattern does not

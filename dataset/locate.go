@@ -23,8 +23,12 @@ type imagePlace struct {
 	suffix string // the end of the name of the file, such as ".jpg"
 }
 
-// path returns the path of a file. p is a path in a table, with slashes.
+// path returns the path of a file. p is a path in a table, with slashes. The folder does not apply
+// to an absolute path.
 func (l imagePlace) path(p string) string {
+	if local := filepath.FromSlash(p); filepath.IsAbs(local) {
+		return local + l.suffix
+	}
 	return filepath.Join(l.folder, filepath.FromSlash(p)) + l.suffix
 }
 

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,6 +33,18 @@ type OpenOptions struct {
 	// apply to the layouts parquet, table and webdataset. Default: "", and Open finds the columns
 	// by their usual names, such as "image" and "label".
 	ImageColumn, LabelColumn string
+
+	// LabelDelimiter separates several labels in a cell of the label column, such as "|" in
+	// "cat|dog". The targets are then [Labels], also of cells with one label. An empty cell means
+	// no label. Spaces around a label do not count. It applies to the layouts parquet and table.
+	// Default: "", and a cell is one label, or a list of labels in a JSON or parquet table.
+	LabelDelimiter string
+
+	// LabelColumns holds the names of the columns of a table that have 1 for the images with the
+	// label of this name, and 0 for all others. The targets are then [Labels]. LabelColumns
+	// excludes LabelColumn and LabelDelimiter. Default: nil. Without a column of labels, Open reads
+	// all columns of 0 and 1 as labels; the targets are Labels if some row has 1 in several.
+	LabelColumns []string
 
 	// ImageRoot is the folder that the paths of a table are relative to. ImageSuffix is text that
 	// is appended to each path, such as ".jpg". They apply to the layout table. Default: "", and
@@ -163,6 +176,7 @@ func newSource(ctx context.Context, root string, o OpenOptions) (src source, not
 //   - the layout is unknown,
 //   - a line or a JSON text is malformed,
 //   - a label is negative, is not an integer in a list of integers, or has no class name,
+//   - a cell of a label column holds no label, or something else than the other cells,
 //   - a class name is not UTF-8, or a list is in UTF-16,
 //   - a path leaves the folder, or symbolic links form a loop,
 //   - an archive is cut short, encrypted, or has a file whose path leaves it,
@@ -222,6 +236,9 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 	if err != nil {
 		return nil, err
 	}
+	if err := o.checkLabels(l); err != nil {
+		return nil, err
+	}
 	if (o.ImageColumn != "" || o.LabelColumn != "") && !l.columns {
 		return nil, fmt.Errorf("the layout %s has no columns: leave out the names of the image column and the label column", l.name)
 	}
@@ -257,6 +274,9 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 		}
 		return nil, err
 	}
+	if note := d.untrainedLabels(); note != "" {
+		d.Notes = append(d.Notes, note)
+	}
 	if note := alikeClasses(d.Classes); note != "" {
 		d.Notes = append(d.Notes, note)
 	}
@@ -278,6 +298,54 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 		return d.Limit(o.MaxImages, o.Seed)
 	}
 	return d, nil
+}
+
+// checkLabels returns an error if the options for several labels contradict each other or have no
+// effect on the layout l.
+func (o OpenOptions) checkLabels(l layout) error {
+	switch {
+	case o.LabelDelimiter != "" && !l.columns:
+		return fmt.Errorf("the layout %s has no column of labels: leave out the delimiter of labels", l.name)
+	case o.LabelColumns != nil && !l.paths:
+		return fmt.Errorf("the layout %s has no table of image paths: leave out the names of the label columns", l.name)
+	case o.LabelColumns != nil && (o.LabelColumn != "" || o.LabelDelimiter != ""):
+		return errors.New("the names of several label columns contradict the label column or the delimiter of labels: give columns of 0 and 1, or one column of labels")
+	}
+	for i, name := range o.LabelColumns {
+		if slices.Contains(o.LabelColumns[:i], name) {
+			return fmt.Errorf("the label column %q is named twice: name each column once", abbreviate(name))
+		}
+	}
+	return nil
+}
+
+// untrainedLabels returns a note that names the labels of images with several labels that no
+// training image has. It returns "" if there are none.
+func (d *Dataset) untrainedLabels() string {
+	if len(d.Train) == 0 || !d.severalLabels() {
+		return ""
+	}
+	var names []string
+	for class, n := range d.ClassCounts() {
+		if n == 0 {
+			names = append(names, d.Classes[class])
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return "labels without a training image, which cannot be learned: " + firstNames(names)
+}
+
+// severalLabels reports whether the targets are [Labels].
+func (d *Dataset) severalLabels() bool {
+	for _, s := range d.splits() {
+		if len(*s.samples) > 0 {
+			_, several := (*s.samples)[0].Target.(Labels)
+			return several
+		}
+	}
+	return false
 }
 
 // expectClasses returns an error if the number of classes is not n. Zero means any number. If no
@@ -392,6 +460,15 @@ const maxPathBytes = 4096
 // localPath returns the clean form of a path from a list. Lists may come from untrusted sources, so
 // it returns an error for a path that leaves the folder of the data set.
 func localPath(p string) (string, error) {
+	clean, err := listedPath(p)
+	if err == nil && filepath.IsAbs(filepath.FromSlash(clean)) {
+		return "", errLeaves(p)
+	}
+	return clean, err
+}
+
+// listedPath is localPath, but it also returns absolute paths; see tableData.checkAbsolute.
+func listedPath(p string) (string, error) {
 	if p == "" {
 		return "", errors.New("the image path is empty")
 	}
@@ -402,8 +479,14 @@ func localPath(p string) (string, error) {
 		return "", fmt.Errorf("the image path %q is a URL, and images are not downloaded: download the images and list the paths of the files", abbreviate(p))
 	}
 	clean := path.Clean(p)
-	if path.IsAbs(clean) || !filepath.IsLocal(filepath.FromSlash(clean)) {
-		return "", fmt.Errorf("image path %q leaves the folder of the data set: use a relative path to a file inside it", abbreviate(p))
+	if local := filepath.FromSlash(clean); filepath.IsAbs(local) {
+		return clean, nil
+	} else if path.IsAbs(clean) || !filepath.IsLocal(local) {
+		return "", errLeaves(p)
 	}
 	return clean, nil
+}
+
+func errLeaves(p string) error {
+	return fmt.Errorf("image path %q leaves the folder of the data set: use a relative path to a file inside it", abbreviate(p))
 }

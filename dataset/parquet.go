@@ -211,6 +211,7 @@ type parquetReader struct {
 	cache        *pageCache
 	image, label string   // names of the columns; "" before the first file
 	integers     bool     // the labels are integers
+	several      bool     // an image has any number of labels
 	names        []string // class names; nil if none have been found yet
 
 	splits []*splitColumn // columns of the training files that may state splits
@@ -289,6 +290,15 @@ func readmeNames(at files, root, config, label string) ([]string, error) {
 	return names, err
 }
 
+// mayLabel reports whether a column of lists may be the column of labels: it has the name that the
+// user or an earlier table gave, or a usual name. Other columns of lists are not read.
+func (o OpenOptions) mayLabel(column string, want labelForm) bool {
+	if o.LabelColumn != "" {
+		return column == o.LabelColumn
+	}
+	return column == want.column || slices.Contains(labelColumns, strings.ToLower(column))
+}
+
 // parquetText returns the text of a value. Integers are in decimal digits.
 func parquetText(v []byte, kind parquet.Type) string {
 	switch {
@@ -312,32 +322,37 @@ func (r *parquetReader) read(ctx context.Context, path string, train bool) ([]la
 
 // rows is read for an open file.
 func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([]labelled, error) {
-	columns, err := p.columns()
+	all, err := p.columnsAndLists()
 	if err != nil {
 		return nil, err
 	}
+	columns := slices.DeleteFunc(slices.Clone(all), func(c parquetColumn) bool { return c.list })
 	first := r.image == ""
 	if first {
 		r.image, r.label = r.src.ImageColumn, r.src.LabelColumn
 	}
 	var label parquetColumn
 	if p.image, err = imageColumn(columns, r.image); err == nil {
-		label, err = labelColumn(columns, r.label)
+		label, err = labelColumn(all, r.label)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
 	}
 	integers := label.kind != parquet.ByteArray
-	if !first && integers != r.integers {
+	several := label.list || r.src.LabelDelimiter != ""
+	if label.list && r.src.LabelDelimiter != "" {
+		return nil, fmt.Errorf("%s: column %s holds lists of labels: leave out the delimiter of labels", p.name, abbreviate(label.path))
+	}
+	if !first && (integers != r.integers || several != r.several) {
 		return nil, fmt.Errorf("%s: column %s has a different type than in the previous files: write all files with the same type", p.name, abbreviate(label.path))
 	}
-	r.image, r.label, r.integers, p.cache = strings.TrimSuffix(p.image.path, ".bytes"), label.path, integers, r.cache
+	r.image, r.label, r.integers, r.several, p.cache = strings.TrimSuffix(p.image.path, ".bytes"), label.path, integers, several, r.cache
 	if r.names == nil && integers {
 		if r.names, err = p.classNames(label.path); err != nil {
 			return nil, err
 		}
 	}
-	values, err := p.values(ctx, label)
+	rows, err := p.labels(ctx, label, r.src.LabelDelimiter)
 	if err != nil {
 		return nil, err
 	}
@@ -354,24 +369,56 @@ func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([
 		return nil, err
 	}
 	p.meta = parquet.FileMetaData{} // all that is needed of it is in p
-	rows := make([]labelled, len(values))
-	for i, v := range values {
+	for i := range rows {
+		rows[i].Sample = Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: rows[i].Where, stored: parquetRow{p, i}}
+		if groups != nil {
+			rows[i].Group = groups[i]
+		}
+	}
+	return rows, nil
+}
+
+// labels returns the labels of a column in every row, and the place of the row. delimiter is that
+// of OpenOptions.
+func (p *parquetFile) labels(ctx context.Context, c parquetColumn, delimiter string) (rows []labelled, err error) {
+	rows = make([]labelled, p.rows)
+	var lists [][][]byte
+	var values [][]byte
+	if c.list {
+		lists, err = p.lists(ctx, c)
+	} else {
+		values, err = p.values(ctx, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		where := fmt.Sprintf("%s row %d", p.name, i)
-		text, missing := "", error(nil)
-		if v == nil {
-			missing = fmt.Errorf("column %s has no label: remove the row or add a label", abbreviate(label.path))
-		} else {
-			text = parquetText(v, label.kind)
+		row := &rows[i]
+		row.Where, row.several = fmt.Sprintf("%s row %d", p.name, i), c.list || delimiter != ""
+		switch {
+		case c.list && lists[i] != nil:
+			row.list = make([]string, len(lists[i]))
+			for k, v := range lists[i] {
+				row.list[k] = parquetText(v, c.kind)
+			}
+			err = distinctLabels(row.list)
+		case c.list || values[i] == nil:
+			row.missing = fmt.Errorf("column %s has no label: remove the row or add a label", abbreviate(c.path))
+		case delimiter != "":
+			row.list, err = splitLabels(parquetText(values[i], c.kind), delimiter)
+		default:
+			row.label = parquetText(values[i], c.kind)
 		}
-		if err := checkClassName(where, text, "write column "+abbreviate(label.path)+" as UTF-8"); err != nil {
-			return nil, err
+		if err != nil {
+			return nil, fmt.Errorf("%s: column %s: %w", row.Where, abbreviate(c.path), err)
 		}
-		rows[i] = labelled{Sample{Path: fmt.Sprintf("%s#%d", p.path, i), Where: where, stored: parquetRow{p, i}}, text, missing}
-		if groups != nil {
-			rows[i].Group = groups[i]
+		for _, text := range row.labels() {
+			if err := checkClassName(row.Where, text, "write column "+abbreviate(c.path)+" as UTF-8"); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return rows, nil
@@ -504,15 +551,33 @@ func (p *parquetFile) classNames(label string) ([]string, error) {
 		if err := json.Unmarshal([]byte(kv.Value), &doc); err != nil {
 			return nil, fmt.Errorf("reading %s, metadata \"huggingface\": %w", p.name, err)
 		}
-		var feature struct {
-			Names []string `json:"names"`
-		}
-		if err := json.Unmarshal(doc.Info.Features[label], &feature); err != nil || len(feature.Names) == 0 {
-			return nil, nil // the feature has no class names
-		}
-		return feature.Names, distinctNames(feature.Names, p.name)
+		names := featureNames(doc.Info.Features[label])
+		return names, distinctNames(names, p.name)
 	}
 	return nil, nil
+}
+
+// featureNames returns the class names of a feature of the datasets library: a ClassLabel or a list
+// of ClassLabel, which has the form {"feature": …} or […]. It returns nil for another feature.
+func featureNames(raw json.RawMessage) []string {
+	var feature struct {
+		Names []string        `json:"names"`
+		Inner json.RawMessage `json:"feature"`
+	}
+	var list []json.RawMessage
+	for range 2 {
+		if json.Unmarshal(raw, &list) == nil && len(list) == 1 {
+			raw = list[0]
+		}
+		if json.Unmarshal(raw, &feature) != nil {
+			return nil
+		}
+		if len(feature.Names) > 0 {
+			return feature.Names
+		}
+		raw = feature.Inner
+	}
+	return nil
 }
 
 // distinctNames returns an error if two classes have the same name. where is the beginning of the
@@ -535,12 +600,12 @@ func readMetadataParquet(ctx context.Context, at files, path, name string, o Ope
 	if err != nil {
 		return nil, err
 	}
-	columns, err := p.columns()
+	columns, err := p.columnsAndLists()
 	if err != nil {
 		return nil, err
 	}
 	columns = slices.DeleteFunc(columns, func(c parquetColumn) bool {
-		return c.kind != parquet.ByteArray && c.kind != parquet.Int32 && c.kind != parquet.Int64
+		return c.kind != parquet.ByteArray && c.kind != parquet.Int32 && c.kind != parquet.Int64 || c.list && !o.mayLabel(c.path, want)
 	})
 	var header []string
 	for _, c := range columns {
@@ -551,8 +616,15 @@ func readMetadataParquet(ctx context.Context, at files, path, name string, o Ope
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	needed := append([]int{b.image}, b.hot...)
+	var lists []labelled
 	if b.label >= 0 {
-		needed = append(needed, b.label)
+		if c := columns[b.label]; !c.list {
+			needed = append(needed, b.label)
+		} else if o.LabelDelimiter != "" {
+			return nil, fmt.Errorf("%s: column %q holds lists of labels: leave out the delimiter of labels", name, abbreviate(c.path))
+		} else if lists, err = p.labels(ctx, c, ""); err != nil {
+			return nil, err
+		}
 		if columns[b.label].kind != parquet.ByteArray {
 			if b.labels.classes, err = p.classNames(header[b.label]); err != nil {
 				return nil, err
@@ -580,6 +652,9 @@ func readMetadataParquet(ctx context.Context, at files, path, name string, o Ope
 			return nil, err
 		}
 		err := b.add(fmt.Sprintf("%s row %d", name, i), func(column int) (string, error) {
+			if lists != nil && column == b.label {
+				return "", errNull
+			}
 			v := cells[column][i]
 			if v == nil {
 				return "", errEmptyCell
@@ -588,6 +663,11 @@ func readMetadataParquet(ctx context.Context, at files, path, name string, o Ope
 				return text, nil
 			}
 			return "", errEmptyCell
+		}, func(int) ([]string, bool, error) {
+			if lists == nil || lists[i].missing != nil {
+				return nil, false, nil
+			}
+			return lists[i].list, true, nil
 		})
 		if err != nil {
 			return nil, err

@@ -217,7 +217,7 @@ func TestParquetErrors(t *testing.T) {
 		{"no such column", map[string]string{"train.parquet": "other/two.parquet"}, OpenOptions{ImageColumn: "label"}, []string{`no column "label" holds encoded images`}},
 		{"a column of paths", map[string]string{"train.parquet": train}, OpenOptions{ImageColumn: "image.path"}, []string{`column "image.path" holds text, not images`}},
 		{"no such label", map[string]string{"train.parquet": train}, OpenOptions{LabelColumn: "kind"}, []string{"no column of labels (looked for kind)", `"image", "image.path", "label"`}},
-		{"label is the image", map[string]string{"train.parquet": "other/lists.parquet"}, OpenOptions{}, []string{"no column of labels"}},
+		{"label is the image", map[string]string{"train.parquet": "labels/nested.parquet"}, OpenOptions{}, []string{"no column of labels"}},
 		{"label a float", map[string]string{"train.parquet": "other/floats.parquet"}, OpenOptions{}, []string{"column label has type", "integers or strings"}},
 		{"label -1", map[string]string{"train.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"label -1 is negative", "withheld"}},
 		{"test labels withheld", map[string]string{"train.parquet": train, "test.parquet": "other/withheld.parquet"}, OpenOptions{}, []string{"test.parquet row 2", "label -1 means that the labels of this split are withheld"}},

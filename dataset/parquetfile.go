@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -61,19 +62,23 @@ type parquetRow struct {
 	row int
 }
 
-// parquetColumn describes a column that has at most one value in each row. A column inside a list
-// has no parquetColumn.
+// parquetColumn describes a column that has at most one value in each row, or a list of values. A
+// column of lists of lists or of lists of structs has no parquetColumn.
 type parquetColumn struct {
-	path     string // such as "image.bytes"
+	path     string // such as "image.bytes"; of a list, without the names of its inner parts
 	index    int    // index among the leaves of the schema
 	kind     parquet.Type
 	maxLevel int  // definition level of a row that has a value; 0 if every row has a value
 	text     bool // the values are annotated as UTF-8
+	list     bool // a row has a list of values; parquetFile.lists reads them
+	// slot is the definition level of a list that is not empty. The level below is that of an empty
+	// list, and all lower levels that of a row without a list.
+	slot int
 }
 
 // always returns the column for reading its dictionary, which has no definition levels.
 func (c parquetColumn) always() parquetColumn {
-	c.maxLevel = 0
+	c.maxLevel, c.list = 0, false
 	return c
 }
 
@@ -148,12 +153,24 @@ func (p *parquetFile) reading(what string, do func(f io.ReaderAt) error) error {
 
 // columns returns the columns that have at most one value in each row.
 func (p *parquetFile) columns() ([]parquetColumn, error) {
+	all, err := p.columnsAndLists()
+	return slices.DeleteFunc(all, func(c parquetColumn) bool { return c.list }), err
+}
+
+// columnsAndLists returns the columns that have at most one value or a list of values in each row.
+func (p *parquetFile) columnsAndLists() ([]parquetColumn, error) {
 	var columns []parquetColumn
 	at, leaf := 0, 0
 	// visit reads schema element number at and the elements below it. level is the definition level
-	// of the group that holds the element. single is false if the group is in a list.
-	var visit func(path string, level int, single bool, depth int) error
-	visit = func(path string, level int, single bool, depth int) error {
+	// of the group that holds the element. list describes the list that the group is in.
+	type enclosing struct {
+		lists int    // number of lists
+		path  string // of the list
+		slot  int    // see parquetColumn
+		depth int    // of the repeated element
+	}
+	var visit func(path string, level int, list enclosing, depth int) error
+	visit = func(path string, level int, list enclosing, depth int) error {
 		if at >= len(p.meta.Schema) || depth > maxThriftDepth {
 			return errors.New("the schema is broken: a group has more columns than the schema describes, or is nested too deeply")
 		}
@@ -163,29 +180,38 @@ func (p *parquetFile) columns() ([]parquetColumn, error) {
 			if len(path)+len(e.Name) > maxColumnPath {
 				return fmt.Errorf("the schema is broken: the column %q has a path of more than %d bytes", abbreviate(path+"."+abbreviate(e.Name)), maxColumnPath)
 			}
+			above := path
 			path = strings.TrimPrefix(path+"."+e.Name, ".")
 			switch e.RepetitionType.V {
 			case parquet.Optional:
 				level++
 			case parquet.Repeated:
-				level, single = level+1, false
+				level++
+				if e.Type.Valid { // a list without inner parts
+					above = path
+				}
+				list = enclosing{list.lists + 1, above, level, depth}
 			}
 		}
 		if e.Type.Valid {
-			if single {
-				columns = append(columns, parquetColumn{path: path, index: leaf, kind: e.Type.V, maxLevel: level, text: isText(e)})
+			c := parquetColumn{path: path, index: leaf, kind: e.Type.V, maxLevel: level, text: isText(e)}
+			if list.lists == 1 && depth <= list.depth+1 {
+				c.path, c.list, c.slot = list.path, true, list.slot
+			}
+			if list.lists == 0 || c.list {
+				columns = append(columns, c)
 			}
 			leaf++
 			return nil
 		}
 		for range e.NumChildren.V {
-			if err := visit(path, level, single, depth+1); err != nil {
+			if err := visit(path, level, list, depth+1); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if err := visit("", 0, true, 0); err != nil {
+	if err := visit("", 0, enclosing{}, 0); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", p.name, err)
 	}
 	for i, g := range p.meta.RowGroups {
@@ -205,7 +231,7 @@ func isText(e parquet.SchemaElement) bool {
 // index returns the data pages of a column. It reads only the page headers.
 func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parquetPage, err error) {
 	err = p.reading("column "+abbreviate(c.path), func(f io.ReaderAt) error {
-		rows, left := 0, p.size
+		rows, listed, left := 0, 0, p.size
 		for i, g := range p.meta.RowGroups {
 			chunk := g.Columns[c.index]
 			m := chunk.MetaData
@@ -220,7 +246,15 @@ func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parq
 			if left -= max(m.TotalCompressedSize, 0); left < 0 {
 				return fmt.Errorf("row group %d: the row groups claim more bytes than the file of %d bytes has, so they overlap", i, p.size)
 			}
-			more, err := p.indexChunk(ctx, f, m, rows, int(g.NumRows))
+			first, entries := rows, g.NumRows
+			if c.list {
+				first, entries = listed, m.NumValues
+				if limit := 1<<22 + 16*p.size - int64(listed); entries < 0 || entries > limit {
+					return fmt.Errorf("row group %d claims %d labels, too many for a file of %d bytes: the file is damaged", i, entries, p.size)
+				}
+				listed += int(entries)
+			}
+			more, err := p.indexChunk(ctx, f, m, first, int(entries), c.list)
 			if err != nil {
 				return fmt.Errorf("row group %d: %w", i, err)
 			}
@@ -248,8 +282,9 @@ func (p *parquetFile) index(ctx context.Context, c parquetColumn) (pages []*parq
 }
 
 // indexChunk returns the data pages of a column in one row group. first is the first row of the
-// group in the file, and rows is the number of its rows.
-func (p *parquetFile) indexChunk(ctx context.Context, f io.ReaderAt, m parquet.ColumnMetaData, first, rows int) (pages []*parquetPage, err error) {
+// group in the file, and rows is the number of its rows. For a column of lists, each value and each
+// empty list counts as a row.
+func (p *parquetFile) indexChunk(ctx context.Context, f io.ReaderAt, m parquet.ColumnMetaData, first, rows int, list bool) (pages []*parquetPage, err error) {
 	if rows == 0 { // pyarrow writes such a row group for an empty table, without an offset
 		return nil, nil
 	}
@@ -287,8 +322,8 @@ func (p *parquetFile) indexChunk(ctx context.Context, f io.ReaderAt, m parquet.C
 				return nil, errors.New("the column has two dictionaries, expected at most one")
 			}
 			page.rows = int(h.DictionaryPageHeader.V.NumValues)
-			if page.rows < 0 || page.rows > p.rows {
-				return nil, fmt.Errorf("the dictionary claims %d values, but the file has %d rows", page.rows, p.rows)
+			if most := max(p.rows, rows); page.rows < 0 || page.rows > most {
+				return nil, fmt.Errorf("the dictionary claims %d values, but the file has %d rows", page.rows, most)
 			}
 			dict = page
 			continue
@@ -297,10 +332,11 @@ func (p *parquetFile) indexChunk(ctx context.Context, f io.ReaderAt, m parquet.C
 		case h.Type == parquet.DataPageV2 && h.DataPageHeaderV2.Valid:
 			v2 := h.DataPageHeaderV2.V
 			values, encoding = v2.NumValues, v2.Encoding
-			if v2.RepetitionLevelsByteLength != 0 || v2.DefinitionLevelsByteLength < 0 || int(v2.DefinitionLevelsByteLength) > page.compressed {
-				return nil, fmt.Errorf("the page before offset %d claims %d bytes of repetition levels, expected 0, and %d bytes of definition levels", at, v2.RepetitionLevelsByteLength, v2.DefinitionLevelsByteLength)
+			if (v2.RepetitionLevelsByteLength != 0) != list || v2.RepetitionLevelsByteLength < 0 || v2.DefinitionLevelsByteLength < 0 ||
+				int64(v2.RepetitionLevelsByteLength)+int64(v2.DefinitionLevelsByteLength) > int64(page.compressed) {
+				return nil, fmt.Errorf("the page before offset %d claims %d bytes of repetition levels, which only lists have, and %d bytes of definition levels", at, v2.RepetitionLevelsByteLength, v2.DefinitionLevelsByteLength)
 			}
-			page.levels = int(v2.DefinitionLevelsByteLength)
+			page.repetition, page.levels = int(v2.RepetitionLevelsByteLength), int(v2.DefinitionLevelsByteLength)
 			if v2.IsCompressed.Valid && !v2.IsCompressed.V {
 				page.codec = parquet.Uncompressed
 			}
@@ -337,13 +373,70 @@ const maxLabelBytes = 1024
 
 // values returns the value of a column in every row. The value is nil for a row without a value.
 func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, error) {
+	all := make([][]byte, 0, p.rows)
+	err := p.eachPage(ctx, c, func(page *parquetPage, entries pageEntries) error {
+		all = append(all, entries.values...)
+		return nil
+	})
+	return all, err
+}
+
+// lists returns the values of a column of lists in every row. The list is nil for a row without a
+// list. A list with a missing value is an error.
+func (p *parquetFile) lists(ctx context.Context, c parquetColumn) ([][][]byte, error) {
+	all := make([][][]byte, 0, p.rows)
+	err := p.eachPage(ctx, c, func(page *parquetPage, entries pageEntries) error {
+		repetition, err := runLengths(entries.repetition, 1, page.rows)
+		if err != nil {
+			return fmt.Errorf("the repetition levels of the page at offset %d are broken: %w", page.at, err)
+		}
+		levels, err := runLengths(entries.levels, uint(bits.Len(uint(c.maxLevel))), page.rows)
+		if err != nil {
+			return fmt.Errorf("the definition levels of the page at offset %d are broken: %w", page.at, err)
+		}
+		for i, level := range levels {
+			if repetition[i] == 0 {
+				if len(all) == p.rows {
+					return fmt.Errorf("the page at offset %d has more lists than the %d rows of the file", page.at, p.rows)
+				}
+				all = append(all, nil)
+			} else if len(all) == 0 {
+				return fmt.Errorf("the page at offset %d begins inside a list", page.at)
+			}
+			list := &all[len(all)-1]
+			switch {
+			case int(level)+1 < c.slot: // no list
+			case *list == nil:
+				*list = [][]byte{}
+			}
+			switch {
+			case int(level) < c.slot:
+				if repetition[i] != 0 {
+					return fmt.Errorf("row %d has an empty list inside a list", len(all)-1)
+				}
+			case entries.values[i] == nil:
+				return fmt.Errorf("row %d: label %d of the list is missing: remove it from the list", len(all)-1, len(*list)+1)
+			default:
+				*list = append(*list, entries.values[i])
+			}
+		}
+		return nil
+	})
+	if err == nil && len(all) != p.rows {
+		err = fmt.Errorf("reading %s, column %s: found %d lists, but the file has %d rows", p.name, abbreviate(c.path), len(all), p.rows)
+	}
+	return all, err
+}
+
+// eachPage calls do for each data page of a column of labels. Equal values share their memory, so
+// that the pages can be freed.
+func (p *parquetFile) eachPage(ctx context.Context, c parquetColumn, do func(*parquetPage, pageEntries) error) error {
 	pages, err := p.index(ctx, c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	all := make([][]byte, 0, p.rows)
-	known := map[string][]byte{} // one copy of each different label, so that the pages can be freed
-	err = p.reading("column "+abbreviate(c.path), func(f io.ReaderAt) error {
+	known := map[string][]byte{} // one copy of each different label
+	return p.reading("column "+abbreviate(c.path), func(f io.ReaderAt) error {
 		var last *parquetPage // the dictionary that was read last
 		var dictionary [][]byte
 		for _, page := range pages {
@@ -356,28 +449,30 @@ func (p *parquetFile) values(ctx context.Context, c parquetColumn) ([][]byte, er
 				}
 				last = page.dictionary
 			}
-			values, err := page.values(f, c, dictionary)
+			entries, err := page.read(f, c, dictionary)
 			if err != nil {
 				return err
 			}
-			for i, v := range values {
+			for i, v := range entries.values {
 				if len(v) > maxLabelBytes {
 					return fmt.Errorf("row %d has a label of %d bytes: the limit is %d bytes; choose another label column", page.first+i, len(v), maxLabelBytes)
 				}
-				if v != nil {
-					label, ok := known[string(v)]
-					if !ok {
-						label = bytes.Clone(v)
-						known[string(v)] = label
-					}
-					v = label
+				if v == nil {
+					continue
 				}
-				all = append(all, v)
+				label, ok := known[string(v)]
+				if !ok {
+					label = bytes.Clone(v)
+					known[string(v)] = label
+				}
+				entries.values[i] = label
+			}
+			if err := do(page, entries); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
-	return all, err
 }
 
 // size implements stored. Only the page of an image tells its size.

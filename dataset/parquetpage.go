@@ -47,6 +47,10 @@ type parquetPage struct {
 	// with their length.
 	levels int
 
+	// repetition is the size in bytes of the repetition levels of a column of lists, which lie
+	// before the definition levels. It is 0 if they begin with their length, as levels -1 says.
+	repetition int
+
 	// locate computes located and err on the first call of value. located holds the locations of
 	// the values of an uncompressed page.
 	locate  sync.Once
@@ -60,27 +64,52 @@ type span struct {
 	size int   // bytes; -1 for a row without a value
 }
 
+// pageEntries holds the content of a data page.
+type pageEntries struct {
+	values             [][]byte // see parquetPage.values
+	repetition, levels []byte   // encoded repetition levels of lists, and definition levels
+}
+
 // values reads a page and returns the value of each row. The value is nil for a row without a
 // value. The values of byte arrays do not include their length.
 func (p *parquetPage) values(f io.ReaderAt, c parquetColumn, dictionary [][]byte) ([][]byte, error) {
+	entries, err := p.read(f, c, dictionary)
+	return entries.values, err
+}
+
+// read reads a page.
+func (p *parquetPage) read(f io.ReaderAt, c parquetColumn, dictionary [][]byte) (entries pageEntries, err error) {
 	raw := make([]byte, p.compressed)
 	if _, err := f.ReadAt(raw, p.at); err != nil {
-		return nil, err
+		return entries, err
 	}
 	var levels []byte
 	size := p.uncompressed
-	if p.levels > 0 {
-		levels, raw, size = raw[:p.levels], raw[p.levels:], size-p.levels
+	if p.levels >= 0 {
+		entries.repetition, levels, raw = raw[:p.repetition], raw[p.repetition:p.repetition+p.levels], raw[p.repetition+p.levels:]
+		size -= p.repetition + p.levels
 	}
 	data, err := decompress(p.codec, raw, size)
 	if err != nil {
-		return nil, fmt.Errorf("decompressing the page at offset %d: %w", p.at, err)
+		return entries, fmt.Errorf("decompressing the page at offset %d: %w", p.at, err)
+	}
+	if p.levels < 0 && c.list {
+		if entries.repetition, data, err = lengthPrefixed(data); err != nil {
+			return entries, fmt.Errorf("the repetition levels of the page at offset %d are broken: %w", p.at, err)
+		}
 	}
 	if p.levels < 0 && c.maxLevel > 0 {
 		if levels, data, err = lengthPrefixed(data); err != nil {
-			return nil, fmt.Errorf("the definition levels of the page at offset %d are broken: %w", p.at, err)
+			return entries, fmt.Errorf("the definition levels of the page at offset %d are broken: %w", p.at, err)
 		}
 	}
+	entries.levels = levels
+	entries.values, err = p.decode(data, levels, c, dictionary)
+	return entries, err
+}
+
+// decode returns the values of the page, whose encoding is data.
+func (p *parquetPage) decode(data, levels []byte, c parquetColumn, dictionary [][]byte) ([][]byte, error) {
 	there, err := p.present(levels, c)
 	if err != nil {
 		return nil, err

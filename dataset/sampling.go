@@ -22,12 +22,15 @@ func strata(samples []Sample) []int {
 	return out
 }
 
-// ClassCounts returns the number of training images of each class, by class id. Images whose target
-// belongs to no single class are not counted.
-func (d *Dataset) ClassCounts() []int {
-	counts := make([]int, len(d.Classes))
-	for _, class := range strata(d.Train) {
-		if class >= 0 {
+// ClassCounts returns the number of training images of each class, by class id. An image with
+// several labels counts for each of them; see [ClassesOf].
+func (d *Dataset) ClassCounts() []int { return countClasses(d.Train, len(d.Classes)) }
+
+// countClasses returns the number of samples of each class.
+func countClasses(samples []Sample, classes int) []int {
+	counts := make([]int, classes)
+	for _, s := range samples {
+		for _, class := range ClassesOf(s.Target) {
 			counts[class]++
 		}
 	}

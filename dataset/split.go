@@ -43,17 +43,23 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 	if len(d.Train) == 0 {
 		valFraction, testFraction = 0, 0
 	}
-	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed, d.Options.by())
+	several := d.severalLabels()
+	d.Split = describeSplit(noVal, noTest, valFraction, testFraction, seed, d.Options.by(several))
 	if note := d.smallClasses(valFraction, testFraction); note != "" {
 		d.Notes = append(d.Notes, note)
 	}
-	train, val, test := stratify(d.Train, valFraction, testFraction, seed)
-	if d.Options.grouped() {
+	var train, val, test []Sample
+	switch {
+	case d.Options.grouped():
 		var err error
 		if train, val, test, err = stratifyGroups(d.Train, valFraction, testFraction, seed); err != nil {
 			return err
 		}
 		d.noteEmpty(valFraction > 0 && len(val) == 0, testFraction > 0 && len(test) == 0)
+	case several:
+		train, val, test = stratifyLabels(d.Train, valFraction, testFraction, seed)
+	default:
+		train, val, test = stratify(d.Train, valFraction, testFraction, seed)
 	}
 	d.Train = train
 	if noVal {
@@ -67,8 +73,8 @@ func (d *Dataset) splitMissing(noVal, noTest bool, valFraction, testFraction flo
 
 // describeSplit returns the text of Dataset.Split. A fraction is 0 if no training images move to
 // the split. by says what the splits respect; see OpenOptions.by. Runs record the text, and a run
-// of another text has other splits. If the rule of stratify or stratifyGroups changes, the text
-// must change too.
+// of another text has other splits. If the rule of stratify, stratifyGroups or stratifyLabels
+// changes, the text must change too.
 func describeSplit(noVal, noTest bool, valFraction, testFraction float64, seed uint64, by string) string {
 	rest := math.Round((1-valFraction-testFraction)*1e6) / 1e6
 	if valFraction > 0 && testFraction > 0 {
@@ -99,12 +105,12 @@ func (d *Dataset) smallClasses(valFraction, testFraction float64) string {
 	if valFraction == 0 && testFraction == 0 {
 		return ""
 	}
-	sizes := groupsOfStrata(d.Train)
+	sizes := groupsOfClasses(d.Train)
 	var names []string
 	more := 0
 	for _, class := range slices.Sorted(maps.Keys(sizes)) {
 		switch {
-		case class < 0 || sizes[class] >= smallClass:
+		case sizes[class] >= smallClass:
 		case len(names) == 10:
 			more++
 		default:
@@ -185,6 +191,98 @@ func divide(samples []Sample, assigned []int) (train, val, test []Sample) {
 		*out[assigned[i]] = append(*out[assigned[i]], s)
 	}
 	return train, val, test
+}
+
+// stratifyLabels divides samples with [Labels] into three splits by iterative stratification
+// (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011): it takes the label with the fewest samples
+// that are not assigned, and gives each of them to the split that lacks most samples of this label.
+// Among equal splits it takes the one that lacks most samples of any label, then one at random. The
+// samples without a label come last. Each split keeps the order of samples.
+func stratifyLabels(samples []Sample, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
+	fractions := [3]float64{1 - valFraction - testFraction, valFraction, testFraction}
+	order := make([]int, len(samples))
+	for i := range order {
+		order[i] = i
+	}
+	// as in stratify
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(samples[a].Path, samples[b].Path) })
+	rng := rand.New(rand.NewPCG(seed, math.MaxUint64-2))
+	rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+
+	labelsOf := func(i int) []int { // -1 stands for no label
+		if labels := ClassesOf(samples[i].Target); len(labels) > 0 {
+			return labels
+		}
+		return []int{-1}
+	}
+	members := map[int][]int{} // samples of each label
+	for _, i := range order {
+		for _, label := range labelsOf(i) {
+			members[label] = append(members[label], i)
+		}
+	}
+	left := map[int]int{}         // number of samples of each label that are not assigned
+	lacks := map[int][3]float64{} // number of samples of each label that each split lacks
+	lacksAny := [3]float64{}
+	for s, f := range fractions {
+		lacksAny[s] = f * float64(len(samples))
+		for label, all := range members {
+			wanted := lacks[label]
+			wanted[s] = f * float64(len(all))
+			lacks[label], left[label] = wanted, len(all)
+		}
+	}
+	assigned := make([]int, len(samples))
+	for i := range assigned {
+		assigned[i] = -1
+	}
+	labels := slices.Sorted(maps.Keys(members))
+	for {
+		next := -1
+		for _, label := range labels {
+			if label >= 0 && left[label] > 0 && (next < 0 || left[label] < left[next]) {
+				next = label
+			}
+		}
+		for _, i := range members[next] {
+			if assigned[i] >= 0 {
+				continue
+			}
+			to, ties := -1, 0
+			for s, f := range fractions {
+				if f == 0 {
+					continue
+				}
+				c := -1
+				if to >= 0 {
+					c = -cmp.Or(cmp.Compare(lacks[next][s], lacks[next][to]), cmp.Compare(lacksAny[s], lacksAny[to]))
+				}
+				if c < 0 {
+					to, ties = s, 1
+				} else if c == 0 {
+					if ties++; rng.IntN(ties) == 0 {
+						to = s
+					}
+				}
+			}
+			assigned[i] = to
+			lacksAny[to]--
+			for _, label := range labelsOf(i) {
+				wanted := lacks[label]
+				wanted[to]--
+				lacks[label] = wanted
+				left[label]--
+			}
+		}
+		if next < 0 { // also the samples without a label
+			break
+		}
+	}
+	var splits [3][]Sample
+	for i, s := range samples {
+		splits[assigned[i]] = append(splits[assigned[i]], s)
+	}
+	return splits[0], splits[1], splits[2]
 }
 
 // share returns the share of n samples, rounded to nearest and at least one. It is 0 for a fraction

@@ -17,7 +17,7 @@ var missingWords = []string{"nan", "na", "n/a", "<na>", "none", "null", "nil", "
 func suspectLabels(classes []string, rows [3][]labelled) (notes []string) {
 	place := func(label string) string {
 		for _, split := range rows {
-			if i := slices.IndexFunc(split, func(r labelled) bool { return r.label == label }); i >= 0 {
+			if i := slices.IndexFunc(split, func(r labelled) bool { return slices.Contains(r.labels(), label) }); i >= 0 {
 				return split[i].Where
 			}
 		}

@@ -198,17 +198,46 @@ func namesSplits(rows []labelled) bool {
 // readTable reads the rows of one table. want is the form of the labels of the first table.
 func readTable(ctx context.Context, src source, t table, want labelForm) (*tableData, error) {
 	name := relative(src.root, t.path)
-	if strings.EqualFold(filepath.Ext(t.path), ".parquet") {
-		return readMetadataParquet(ctx, src.at, t.path, name, src.OpenOptions, want)
-	}
-	text, err := readText(src.at, t.path, maxList)
+	data, err := func() (*tableData, error) {
+		if strings.EqualFold(filepath.Ext(t.path), ".parquet") {
+			return readMetadataParquet(ctx, src.at, t.path, name, src.OpenOptions, want)
+		}
+		text, err := readText(src.at, t.path, maxList)
+		if err != nil {
+			return nil, err
+		}
+		if strings.EqualFold(filepath.Ext(t.path), ".jsonl") {
+			return parseJSONLines(ctx, name, text, src.OpenOptions, want)
+		}
+		return parseCSV(ctx, name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions, want)
+	}()
 	if err != nil {
 		return nil, err
 	}
-	if strings.EqualFold(filepath.Ext(t.path), ".jsonl") {
-		return parseJSONLines(ctx, name, text, src.OpenOptions, want)
+	return data, data.checkAbsolute(src)
+}
+
+// checkAbsolute returns an error if an absolute path of the table is not allowed. A user who opens
+// a table by its own name trusts it. In a folder, which may come from an untrusted source, absolute
+// paths must lie in this folder or in the image root.
+func (t *tableData) checkAbsolute(src source) error {
+	if src.file != "" {
+		return nil
 	}
-	return parseCSV(ctx, name, text, strings.EqualFold(filepath.Ext(t.path), ".tsv"), src.OpenOptions, want)
+	for _, r := range t.rows {
+		p := filepath.FromSlash(r.Path)
+		if !filepath.IsAbs(p) {
+			continue
+		}
+		inside := func(folder string) bool {
+			rel, err := filepath.Rel(folder, p)
+			return folder != "" && err == nil && filepath.IsLocal(rel)
+		}
+		if !inside(src.root) && !inside(src.ImageRoot) {
+			return fmt.Errorf("%s: image path %q is absolute and leaves the folder of the data set: set the image root to a folder that holds the image, or open the table %s itself", r.Where, abbreviate(r.Path), t.name)
+		}
+	}
+	return nil
 }
 
 // parseCSV reads a table whose first row is the header. The separator is a tab if tabs is true.
@@ -252,7 +281,7 @@ func parseCSV(ctx context.Context, name string, text []byte, tabs bool, o OpenOp
 				return text, nil
 			}
 			return "", errEmptyCell
-		})
+		}, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -310,6 +339,8 @@ func parseJSONLines(ctx context.Context, name string, text []byte, o OpenOptions
 		}
 		err = b.add(where, func(column int) (string, error) {
 			return jsonScalar(values[b.header[column]])
+		}, func(column int) ([]string, bool, error) {
+			return jsonList(values[b.header[column]])
 		})
 		if err != nil {
 			return nil, err
@@ -387,4 +418,28 @@ func jsonScalar(raw json.RawMessage) (string, error) {
 		return strconv.FormatInt(int64(f), 10), nil
 	}
 	return string(raw), nil
+}
+
+// jsonList returns the labels of a JSON array of strings, numbers, true or false. ok is false for
+// another value.
+func jsonList(raw json.RawMessage) (labels []string, ok bool, err error) {
+	if len(raw) == 0 || raw[0] != '[' {
+		return nil, false, nil
+	}
+	var values []json.RawMessage
+	if err := json.Unmarshal(raw, &values); err != nil {
+		return nil, true, err
+	}
+	labels = []string{}
+	for i, v := range values {
+		label, err := jsonScalar(v)
+		if err == errEmptyCell {
+			err = errors.New("the label is empty")
+		}
+		if err != nil {
+			return nil, true, fmt.Errorf("label %d of the list: %w", i+1, err)
+		}
+		labels = append(labels, label)
+	}
+	return labels, true, nil
 }

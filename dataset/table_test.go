@@ -131,7 +131,7 @@ func TestTableErrors(t *testing.T) {
 		{"json two objects", line(`{"file_name": "sub/a.png", "label": 1} {}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "more text follows"}},
 		{"json label missing", line("{\"file_name\": \"sub/a.png\", \"label\": 1}\n{\"file_name\": \"sub/b.png\"}"), "", OpenOptions{}, []string{"metadata.jsonl:2", `"label": the key is missing`}},
 		{"json label null", line(`{"file_name": "sub/a.png", "label": null}`), "", OpenOptions{}, []string{"metadata.jsonl:1", "found null"}},
-		{"json label list", line(`{"file_name": "sub/a.png", "label": [1]}`), "", OpenOptions{}, []string{"found [1], want a string or a number"}},
+		{"json label list", line(`{"file_name": "sub/a.png", "label": [[1]]}`), "", OpenOptions{}, []string{"found [1], want a string or a number"}},
 		{"columns for other layouts", vtabTree, "", OpenOptions{LabelColumn: "x"}, []string{"layout vtab has no columns"}},
 		{"not in a file", pictures(tree{"x.csv": "path,label\nsub/a.png,1\n"}), "x.csv", OpenOptions{Layout: "vtab"}, []string{"the layout vtab cannot open a file with this name"}},
 		{"another file", pictures(tree{"x.doc": "PK"}), "x.doc", OpenOptions{}, []string{"not a folder", ".parquet"}},
@@ -253,20 +253,22 @@ func TestKnownSets(t *testing.T) {
 }
 
 func FuzzParseCSV(f *testing.F) {
-	for _, s := range []string{"path,label\na.png,1\n", "image,class,split\n\"a\n\"\"b\",x,train\n", "path,label\n..,1", "\xef\xbb\xbfpath\tlabel\na\tb\n", "path,label\na\\b.png,é", "label,label,path\n1,2,3", ",path;label\n0,a,1", "path;label\na.png;1\n"} {
+	for _, s := range []string{"path,label\na.png,1\n", "image,class,split\n\"a\n\"\"b\",x,train\n", "path,label\n..,1", "\xef\xbb\xbfpath\tlabel\na\tb\n", "path,label\na\\b.png,é", "label,label,path\n1,2,3", ",path;label\n0,a,1", "path;label\na.png;1\n", "path,class,b\na.png,1,1\n", "path,label\na.png,x|y\n"} {
 		f.Add([]byte(s), false)
 		f.Add([]byte(s), true)
 	}
 	f.Fuzz(func(t *testing.T, text []byte, tabs bool) {
 		for _, want := range []labelForm{{}, {defined: true, column: "label"}, {defined: true, classes: []string{"a", "b"}}} {
-			data, err := parseCSV(t.Context(), "train.csv", text, tabs, OpenOptions{}, want)
-			checkRows(t, "train.csv", data, err)
+			for _, o := range []OpenOptions{{}, {LabelDelimiter: "|"}, {LabelColumns: []string{"class", "b"}}} {
+				data, err := parseCSV(t.Context(), "train.csv", text, tabs, o, want)
+				checkRows(t, "train.csv", data, err)
+			}
 		}
 	})
 }
 
 func FuzzParseJSONLines(f *testing.F) {
-	for _, s := range []string{`{"file_name": "a.png", "label": 0}`, "{\"image\": \"a\", \"target\": \"x\", \"split\": \"val\"}\n\n{\"target\": 1e3, \"image\": \"b\"}", `{"path": "../a", "label": 1}`, `{"path": 1, "label": null}`, `{"": 1}`, `{`, `[]`} {
+	for _, s := range []string{`{"file_name": "a.png", "label": 0}`, `{"path": "a.png", "label": ["x", 1]}`, "{\"image\": \"a\", \"target\": \"x\", \"split\": \"val\"}\n\n{\"target\": 1e3, \"image\": \"b\"}", `{"path": "../a", "label": 1}`, `{"path": 1, "label": null}`, `{"": 1}`, `{`, `[]`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -288,7 +290,7 @@ func checkRows(t *testing.T, name string, data *tableData, err error) {
 	var all [3][]labelled
 	rows := data.rows
 	for _, r := range rows {
-		if (r.label == "") != (r.missing != nil) {
+		if !r.several && (r.label == "") != (r.missing != nil) || slices.Contains(r.list, "") {
 			t.Errorf("accepted %+v", r)
 		}
 		samples = append(samples, r.Sample)
@@ -308,8 +310,12 @@ func checkRows(t *testing.T, name string, data *tableData, err error) {
 		return
 	}
 	for i, s := range g.train {
-		if s.stratum() < 0 || s.stratum() >= len(g.classes) || g.classes[s.stratum()] != rows[i].label {
-			t.Errorf("label %q became class %d of %q", rows[i].label, s.stratum(), g.classes)
+		var names []string
+		for _, class := range ClassesOf(s.Target) {
+			names = append(names, g.classes[class])
+		}
+		if err := s.Target.Check(len(g.classes)); err != nil || !slices.Equal(slices.Sorted(slices.Values(names)), slices.Sorted(slices.Values(rows[i].labels()))) {
+			t.Errorf("labels %q became %q of %q, error %v", rows[i].labels(), names, g.classes, err)
 		}
 	}
 }

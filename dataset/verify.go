@@ -62,7 +62,7 @@ type SplitCount struct {
 	Name    string // "train", "val" or "test"
 	Images  int    // number of images
 	Bytes   int64  // total size of the images, as in Verification.Bytes
-	Classes []int  // number of images of every class, indexed by class id; see Target.Stratum
+	Classes []int  // number of images of every class, indexed by class id; see ClassesOf
 }
 
 // Duplicate is a group of two or more images with the same or nearly the same pixels.
@@ -169,13 +169,7 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 // Counts counts the images of the splits train, val and test. Their Bytes are zero.
 func (d *Dataset) Counts() (counts []SplitCount) {
 	for _, s := range d.splits() {
-		c := SplitCount{Name: s.name, Images: len(*s.samples), Classes: make([]int, len(d.Classes))}
-		for _, sample := range *s.samples {
-			if class := sample.stratum(); class >= 0 {
-				c.Classes[class]++
-			}
-		}
-		counts = append(counts, c)
+		counts = append(counts, SplitCount{Name: s.name, Images: len(*s.samples), Classes: countClasses(*s.samples, len(d.Classes))})
 	}
 	return counts
 }

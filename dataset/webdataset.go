@@ -302,7 +302,7 @@ func readShard(ctx context.Context, src source, a *archive, alone bool) (rows []
 			return nil, 0, err
 		}
 		full := filepath.Join(a.given, filepath.FromSlash(s.image.path))
-		rows = append(rows, labelled{Sample{Path: full, Where: where, stored: archiveImage{a.container, s.image.member, full}}, label, missing})
+		rows = append(rows, labelled{Sample: Sample{Path: full, Where: where, stored: archiveImage{a.container, s.image.member, full}}, label: label, missing: missing})
 	}
 	if rows == nil {
 		return nil, 0, fmt.Errorf("%s holds no images of the layout webdataset: looked for files such as 0001.jpg with their label in 0001.cls, 0001.json or 0001.txt", name)

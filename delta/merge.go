@@ -3,6 +3,7 @@ package delta
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/objective"
@@ -28,6 +30,9 @@ const mergeBatch = 32
 // transformKey is the metadata key of the Transform in a merged checkpoint. The value is JSON.
 const transformKey = "spt_transform"
 
+// objectiveKey is the metadata key of a mergedObjective in a merged checkpoint. The value is JSON.
+const objectiveKey = "spt_objective"
+
 // Merged holds a backbone with a delta merged into its weights, and the measured difference of the
 // logits.
 type Merged struct {
@@ -43,6 +48,9 @@ type Merged struct {
 	Bound float64
 	// Transform is the transform of the delta. It resizes an image to the input of the model.
 	Transform Transform
+	// Objective and Thresholds are those of the delta.
+	Objective  string
+	Thresholds []float64
 }
 
 // Merge merges the delta into a copy of the weights of m, and compares the logits before and after
@@ -105,7 +113,7 @@ func (d *Delta) merge(be backend.Backend, m *backbone.Model) (out *Merged, befor
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	out = &Merged{Model: m.WithWeights(weights), Transform: d.Transform}
+	out = &Merged{Model: m.WithWeights(weights), Transform: d.Transform, Objective: d.Objective, Thresholds: d.Thresholds}
 	out.Model.Preprocessing = d.Preprocessing
 	if before, err = train.NewPredictor(be, m, o, tuning, d.Tuned); err != nil {
 		return nil, nil, nil, err
@@ -142,8 +150,9 @@ func compareLogits(ctx context.Context, be backend.Backend, before, after *train
 
 // Save writes a full checkpoint to path: a safetensors file with the names of timm. dtype is
 // checkpoint.F32, F16 or BF16. The metadata of the file holds the configuration, the normalisation
-// and the transform, so that backbone.Load and [TransformOf] need no other file. If classes is not
-// nil, the metadata also holds the class names, one for each row of the head;
+// and the transform, so that backbone.Load and [TransformOf] need no other file. For an objective
+// with several labels, it also holds Objective and Thresholds, which [ObjectiveOf] reads. If
+// classes is not nil, the metadata also holds the class names, one for each row of the head;
 // [backbone.ReadClasses] reads them.
 func (m *Merged) Save(path string, dtype checkpoint.DType, classes []string) error {
 	if classes != nil && len(classes) != m.Model.Config.NumClasses {
@@ -151,6 +160,9 @@ func (m *Merged) Save(path string, dtype checkpoint.DType, classes []string) err
 	}
 	metadata := map[string]string{}
 	values := map[string]any{transformKey: m.Transform}
+	if o, err := objective.Get(m.Objective); err == nil && objective.SeveralLabels(o, m.Model.Config) {
+		values[objectiveKey] = mergedObjective{m.Objective, m.Thresholds}
+	}
 	if classes != nil {
 		values[backbone.ClassesKey] = classes
 	}
@@ -175,4 +187,38 @@ func TransformOf(f *checkpoint.File) (t Transform, err error) {
 		return t, fmt.Errorf("reading the image transform of %s: metadata %q: %w", f.Name(), transformKey, jsonfile.Explain([]byte(text), err))
 	}
 	return t, nil
+}
+
+// mergedObjective is the content of the metadata objectiveKey.
+type mergedObjective struct {
+	Name       string    `json:"name"`
+	Thresholds []float64 `json:"thresholds,omitempty"`
+}
+
+// ObjectiveOf returns the objective and the thresholds of its labels that [Merged.Save] wrote into
+// the checkpoint f, for a head of the given number of classes. Without them it returns
+// objective.SingleLabel and nil.
+func ObjectiveOf(f *checkpoint.File, classes int) (objective.Objective, []float64, error) {
+	text, ok := f.Metadata()[objectiveKey]
+	if !ok {
+		return objective.SingleLabel, nil, nil
+	}
+	var found mergedObjective
+	err := json.Unmarshal([]byte(text), &found)
+	if err != nil {
+		err = jsonfile.Explain([]byte(text), err)
+	} else if found.Name == "" {
+		err = errors.New("the name is missing")
+	}
+	var o objective.Objective
+	if err == nil {
+		o, err = objective.Get(found.Name)
+	}
+	if err == nil {
+		err = evaluate.CheckThresholds(found.Thresholds, classes)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the objective of %s: metadata %q: %w", f.Name(), objectiveKey, err)
+	}
+	return o, found.Thresholds, nil
 }

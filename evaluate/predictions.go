@@ -1,10 +1,11 @@
-// Package evaluate holds the predictions of a split and computes metrics from them, for
-// classification with one label per image.
+// Package evaluate holds the predictions of a split and computes metrics from them, for images with
+// one label each and for images with any number of labels.
 //
-// Begin with [Predictions]. Its method Metrics returns the [Metrics], Temperature calibrates the
-// probabilities, Write writes all probabilities to a table, and Ranked keeps the most probable
-// classes of each image. [SaveRanked] and [LoadRanked] store ranked predictions in a run folder.
-// [Compare] compares two classifiers on the same images.
+// For images with several labels, [LabelPredictions] returns [LabelMetrics] and a threshold for
+// each label. For images with one label, begin with [Predictions]. Its method Metrics returns the
+// [Metrics], Temperature calibrates the probabilities, Write writes all probabilities to a table,
+// and Ranked keeps the most probable classes of each image. [SaveRanked] and [LoadRanked] store
+// ranked predictions in a run folder. [Compare] compares two classifiers on the same images.
 package evaluate
 
 import (

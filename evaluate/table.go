@@ -374,3 +374,55 @@ func writeJSONLines(w io.Writer, t *table) error {
 	}
 	return nil
 }
+
+// Write writes all probabilities to a table for programs. The extension of path chooses the format;
+// see [Formats]. All formats have the same columns, with one row for each image:
+//
+//   - path: the path of the image
+//   - target_NAME: whether the image has the label NAME, one column for each label
+//   - predicted_NAME: whether the probability of the label is at least its threshold
+//   - probability_NAME: the probability of the label
+//   - logit_NAME: the logit of the label, if logits is true
+//
+// Names, numbers and texts are as in [Predictions.Write]. thresholds are as for
+// [LabelPredictions.Metrics].
+func (p *LabelPredictions) Write(path string, thresholds []float64, logits bool) error {
+	err := p.check()
+	if err == nil {
+		err = CheckThresholds(thresholds, len(p.Classes))
+	}
+	if err != nil {
+		return fmt.Errorf("writing predictions to %s: %w", path, err)
+	}
+	t := &table{rows: p.Len(), columns: []column{{"path", text}}}
+	names := distinctNames(p.Classes)
+	add := func(prefix string, k kind) {
+		for _, name := range names {
+			t.columns = append(t.columns, column{prefix + name, k})
+		}
+	}
+	add("target_", boolean)
+	add("predicted_", boolean)
+	add("probability_", double)
+	if logits {
+		add("logit_", single)
+	}
+	n := len(names)
+	t.fill = func(i int, cells []cell) {
+		cells[0] = textCell(p.Paths[i])
+		for c := range n {
+			logit, threshold := p.Logits[i*n+c], DefaultThreshold
+			if thresholds != nil {
+				threshold = thresholds[c]
+			}
+			probability := Sigmoid(logit)
+			cells[1+c] = cell{number: float64(p.Targets[i*n+c])}
+			cells[1+n+c] = cell{number: float64(count(probability >= threshold))}
+			cells[1+2*n+c] = cell{number: probability}
+			if logits {
+				cells[1+3*n+c] = cell{number: float64(logit)}
+			}
+		}
+	}
+	return t.write(path)
+}

@@ -2,10 +2,12 @@ package export
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
 
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/internal/shell"
 	"github.com/sptune/spt/internal/wording"
@@ -105,7 +107,11 @@ func (d *card) summary() {
 	if d.c.Config != nil {
 		tool += " " + markdown(d.c.Config.Spt)
 	}
-	d.line("This model sorts images into classes. It is a %s that was tuned with the method `%s` of %s.", markdown(config.String()), code(d.c.Delta.Method), tool)
+	task := "sorts images into classes"
+	if d.c.several() {
+		task = "finds the labels of images, which may have any number of them"
+	}
+	d.line("This model %s. It is a %s that was tuned with the method `%s` of %s.", task, markdown(config.String()), code(d.c.Delta.Method), tool)
 	d.section("Classes")
 	for i, class := range d.c.Delta.Classes {
 		if i == cardClasses {
@@ -142,6 +148,15 @@ func (d *card) results() {
 		return
 	}
 	d.section("Results")
+	if l := r.LabelMetrics; l != nil {
+		d.table("Metric", fmt.Sprintf("%s split, %s", r.MetricsOf, wording.Count(l.Images, "image")))
+		d.row("mean average precision (mAP)", "%s", wording.Percent(l.MAP))
+		d.row("macro F1", "%s", wording.Percent(l.Macro.F1))
+		d.row("micro F1", "%s", wording.Percent(l.Micro.F1))
+		d.row("images with exactly the right labels", "%s", wording.Percent(l.SubsetAccuracy))
+		d.line("\nThe final training used the images of %s.", strings.ReplaceAll(r.TrainedOn, "+", " and "))
+		return
+	}
 	if m == nil {
 		d.table("Metric", "Value")
 		if r.Test != nil {
@@ -221,7 +236,11 @@ func (d *card) recipe() {
 // limits writes the section about the limits of the model.
 func (d *card) limits() {
 	d.section("Limits")
-	d.line("- The model knows only the classes above. It gives one of them for every image.")
+	if d.c.several() {
+		d.line("- The model knows only the labels above.")
+	} else {
+		d.line("- The model knows only the classes above. It gives one of them for every image.")
+	}
 	if r := d.c.Result; r == nil || r.Metrics == nil && r.Test == nil && r.Val == nil {
 		d.line("- This folder states no result on images that the training did not use.")
 	} else {
@@ -229,6 +248,15 @@ func (d *card) limits() {
 	}
 	if d.c.Transform.TestFlip {
 		d.line("- The results average the predictions of each image and its mirror image. The model predicts the image alone.")
+	}
+	if d.c.several() {
+		text := fmt.Sprintf("- The probability of a label is the sigmoid of its logit. A label is predicted from a probability of %g on", evaluate.DefaultThreshold)
+		if d.c.Delta.Thresholds != nil {
+			thresholds, _ := json.Marshal(d.c.Delta.Thresholds) // finite numbers
+			text = fmt.Sprintf("- The probability of a label is the sigmoid of its logit. The labels are predicted from these probabilities on, in the order above: %s", thresholds)
+		}
+		d.line("%s.", text)
+		return
 	}
 	if t := d.c.Delta.Temperature; t != 0 {
 		d.line("- The softmax of the logits is not calibrated. Divide the logits by %.4g first for calibrated probabilities.", t)
@@ -298,7 +326,7 @@ from PIL import Image
 model = timm.create_model("local-dir:DIR", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 logits = model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0))
-print(model.pretrained_cfg["label_names"][logits.argmax().item()])`},
+` + c.printLabels(`model.pretrained_cfg["label_names"]`, "logits")},
 		{"Transformers", "python", `from transformers import pipeline
 
 classify = pipeline("image-classification", model="DIR")

@@ -15,6 +15,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/export/onnx"
 	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/internal/version"
@@ -32,13 +33,22 @@ var onnxFormat = format{
 	name:   "onnx",
 	reader: "onnxruntime and other programs that read ONNX",
 	check: func(c *Classifier, o Options) error {
-		if o.Probabilities && c.Tuned.Objective.Name() != objective.SingleLabel.Name() {
-			return fmt.Errorf("probabilities are the softmax of the logits, but the objective is %q; export the logits alone", c.Tuned.Objective.Name())
+		if name := c.Tuned.Objective.Name(); o.Probabilities && name != objective.SingleLabel.Name() && name != objective.MultiLabel.Name() {
+			return fmt.Errorf("probabilities are the softmax or the sigmoid of the logits, but the objective is %q; export the logits alone", name)
 		}
 		return textual(c.Delta.Classes)
 	},
 	write: writeONNX,
 	load: func(c *Classifier, dir string) string {
+		answer := "print(classes[logits[0].argmax()])"
+		if c.several() {
+			thresholds := slices.Repeat([]float64{evaluate.DefaultThreshold}, len(c.Delta.Classes))
+			if c.Delta.Thresholds != nil {
+				thresholds = c.Delta.Thresholds
+			}
+			list, _ := json.Marshal(thresholds) // finite numbers
+			answer = fmt.Sprintf("probabilities = 1 / (1 + numpy.exp(-logits[0]))\nprint([name for name, p, t in zip(classes, probabilities, %s) if p >= t])", list)
+		}
 		return fmt.Sprintf(`import json, numpy, onnxruntime
 from PIL import Image, ImageOps
 model = onnxruntime.InferenceSession(%s)
@@ -46,7 +56,7 @@ classes = json.loads(model.get_modelmeta().custom_metadata_map["class_names"])
 image = ImageOps.exif_transpose(Image.open("IMAGE.jpg")).convert("RGB")
 %s
 logits = model.run(["logits"], {"images": numpy.asarray(image)[None]})[0]
-print(classes[logits[0].argmax()])`, python(filepath.Join(dir, onnxFile)), resizeCode(c.Transform))
+%s`, python(filepath.Join(dir, onnxFile)), resizeCode(c.Transform), answer)
 	},
 }
 
@@ -76,7 +86,10 @@ func writeONNX(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 		return nil, err
 	}
 	program.ReturnMemory() // of the recorded programs
-	if o.Probabilities {
+	switch {
+	case o.Probabilities && c.several():
+		m.AddSigmoid()
+	case o.Probabilities:
 		m.AddProbabilities(cmp.Or(c.Delta.Temperature, 1))
 	}
 	if err := c.describe(m); err != nil {
@@ -172,6 +185,12 @@ func (c *Classifier) describe(m *onnx.Model) error {
 	}
 	all := []entry{{"class_names", c.Delta.Classes}, {"resize", t.Resize}, {"resize_to", t.ResizeTo}, {"size", t.Size},
 		{"interpolation", pre.Interpolation}, {"mean", pre.Mean}, {"std", pre.Std}, {"method", c.Delta.Method}, {"spt_version", version.Version}}
+	if c.several() {
+		all = append(all, entry{"objective", c.Tuned.Objective.Name()})
+		if c.Delta.Thresholds != nil {
+			all = append(all, entry{"thresholds", c.Delta.Thresholds})
+		}
+	}
 	if c.Delta.Temperature != 0 {
 		all = append(all, entry{"temperature", c.Delta.Temperature})
 	}

@@ -17,7 +17,9 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/objective"
 )
 
 // The names of the files in a folder of timm, which Transformers reads too.
@@ -83,7 +85,8 @@ func writeTimm(ctx context.Context, c *Classifier, o Options, dir string) (*Expo
 	if err != nil {
 		return nil, err
 	}
-	merged := delta.Merged{Model: backbone.NewModel(c.Model.Config, c.Model.Preprocessing, weights), Transform: c.Delta.Transform}
+	merged := delta.Merged{Model: backbone.NewModel(c.Model.Config, c.Model.Preprocessing, weights), Transform: c.Delta.Transform,
+		Objective: c.Delta.Objective, Thresholds: c.Delta.Thresholds}
 	path := filepath.Join(dir, weightsFile)
 	dtype := checkpoint.F32
 	if o.Half {
@@ -354,6 +357,19 @@ type timmConfig struct {
 	LabelNames   []string       `json:"label_names"`
 	ModelArgs    map[string]any `json:"model_args"`
 	Pretrained   pretrainedCfg  `json:"pretrained_cfg"`
+	// Problem is severalProblem for several labels of an image, and else empty. timm does not read
+	// it, but Transformers does. Thresholds are those of the labels, which no program reads.
+	Problem    string    `json:"problem_type,omitempty"`
+	Thresholds []float64 `json:"thresholds,omitempty"`
+}
+
+// severalProblem is the name of Transformers for images with several labels: its pipeline takes the
+// sigmoid of the logits.
+const severalProblem = "multi_label_classification"
+
+// several reports whether an image may have several labels.
+func (c *Classifier) several() bool {
+	return objective.SeveralLabels(c.Tuned.Objective, c.Model.Config)
 }
 
 // pretrainedCfg is timm's description of weights and of the transform of images.
@@ -372,6 +388,21 @@ type pretrainedCfg struct {
 	Classifier any `json:"classifier"`
 }
 
+// printLabels returns the line of Python that prints the name of the predicted class, or the names
+// of all predicted labels. names and logits are expressions of Python: the names of the classes and
+// the logits of one image, a tensor [1, classes].
+func (c *Classifier) printLabels(names, logits string) string {
+	if !c.several() {
+		return fmt.Sprintf("print(%s[%s.argmax().item()])", names, logits)
+	}
+	thresholds := c.Delta.Thresholds
+	if thresholds == nil {
+		thresholds = slices.Repeat([]float64{evaluate.DefaultThreshold}, len(c.Delta.Classes))
+	}
+	list, _ := json.Marshal(thresholds) // finite numbers
+	return fmt.Sprintf("thresholds = %s\nprint([%s[i] for i, p in enumerate(%s[0].sigmoid().tolist()) if p >= thresholds[i]])", list, names, logits)
+}
+
 // timmConfigOf returns the content of config.json for a classifier.
 func timmConfigOf(c *Classifier, m timmModel) timmConfig {
 	config := c.Model.Config
@@ -384,7 +415,11 @@ func timmConfigOf(c *Classifier, m timmModel) timmConfig {
 		p.Classifier = m.heads
 	}
 	p.CropPct, p.CropMode = timmCrop(c.Transform)
-	return timmConfig{m.architecture, config.NumClasses, m.pool, c.Delta.Classes, m.args, p}
+	out := timmConfig{Architecture: m.architecture, NumClasses: config.NumClasses, GlobalPool: m.pool, LabelNames: c.Delta.Classes, ModelArgs: m.args, Pretrained: p}
+	if c.several() {
+		out.Problem, out.Thresholds = severalProblem, c.Delta.Thresholds
+	}
+	return out
 }
 
 // timmCrop returns timm's crop_pct and crop_mode for a transform. timm resizes to

@@ -77,6 +77,12 @@ func writeTransformers(ctx context.Context, c *Classifier, o Options, dir string
 		id2label[i], label2id[name] = name, i
 	}
 	config["id2label"], config["label2id"] = id2label, label2id
+	if c.several() {
+		config["problem_type"] = severalProblem
+		if c.Delta.Thresholds != nil {
+			config["thresholds"] = c.Delta.Thresholds
+		}
+	}
 	if err := writeJSON(filepath.Join(dir, configFile), config); err != nil {
 		return nil, err
 	}
@@ -202,7 +208,7 @@ processor = AutoImageProcessor.from_pretrained("DIR")
 model = AutoModelForImageClassification.from_pretrained("DIR").eval()
 with torch.no_grad():
     logits = model(**processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")).logits
-print(model.config.id2label[logits.argmax().item()])`},
+` + c.printLabels("model.config.id2label", "logits")},
 		{"spt", "sh", shell.Command("spt", "predict", "--model", "DIR/"+weightsFile, "photo.jpg")},
 	})
 }

@@ -1,9 +1,10 @@
 // Package objective defines the objectives of tasks. An objective encodes the targets of images as
 // tensors, and computes the loss and the metrics.
 //
-// [SingleLabel] is the objective for images with one label each, and the default. Package dataset
-// reads the targets. Package sensitivity scores weights with the loss of an [Objective]. Package
-// train minimises the loss and reports the metrics.
+// [SingleLabel] is the objective for images with one label each, and [MultiLabel] for images with
+// any number of labels; [For] chooses between them. Package dataset reads the targets. Package
+// sensitivity scores weights with the loss of an [Objective]. Package train minimises the loss and
+// reports the metrics.
 //
 // To add an objective, write one type that implements Objective, and call [Register]. Embed
 // [Pooled] if the head reads one feature vector per image. Other packages need no change.
@@ -69,10 +70,12 @@ type PerImage interface {
 // LossOptions configures [PerImage]. The zero value changes nothing.
 type LossOptions struct {
 	// Smoothing is the share of the target that is spread evenly over all classes, at least 0 and
-	// below 1. Default: 0.
+	// below 1. With several labels, it is spread over the presence and the absence of each label.
+	// Default: 0.
 	Smoothing float64
-	// ClassWeights holds a factor for the loss of each image, by the class of its target. Nil means
-	// 1 for all classes.
+	// ClassWeights holds a factor for the loss of each image, by the class of its target. With
+	// several labels, it is the factor for the loss of a label that an image has, pos_weight in
+	// PyTorch. Nil means 1 for all classes.
 	ClassWeights []float32
 }
 
@@ -100,7 +103,8 @@ type Evaluation struct {
 	// Images is the number of images in the split.
 	Images int `json:"images"`
 	// Accuracy is the metric by which a run chooses between candidates, from 0 (worst) to 1 (best).
-	// For SingleLabel it is the share of images whose largest logit is the logit of the label.
+	// For SingleLabel it is the share of images whose largest logit is the logit of the label, and
+	// for MultiLabel the mean average precision of the labels.
 	Accuracy float64 `json:"accuracy"`
 	// Loss is the mean loss over the images. It is 0 if the objective does not compute it.
 	Loss float64 `json:"loss"`
@@ -159,7 +163,7 @@ func Encode(o Objective, c backbone.Config, targets []dataset.Target) ([]int32, 
 var registry = struct {
 	sync.RWMutex
 	objectives map[string]Objective
-}{objectives: map[string]Objective{SingleLabel.Name(): SingleLabel}}
+}{objectives: map[string]Objective{SingleLabel.Name(): SingleLabel, MultiLabel.Name(): MultiLabel}}
 
 // Register makes an objective available under its name, to [Get] and so to configurations and
 // deltas. An empty name and a name that is already registered are errors.
@@ -189,6 +193,34 @@ func Get(name string) (Objective, error) {
 		return nil, option.Unknown("objective", "objective", name, Names())
 	}
 	return o, nil
+}
+
+// For returns the objective for a data set: [MultiLabel] if its targets are dataset.Labels, and
+// else [SingleLabel].
+func For(d *dataset.Dataset) Objective {
+	for _, samples := range [][]dataset.Sample{d.Train, d.Val, d.Test} {
+		if len(samples) > 0 {
+			if _, several := samples[0].Target.(dataset.Labels); several {
+				return MultiLabel
+			}
+			return SingleLabel
+		}
+	}
+	return SingleLabel
+}
+
+// Check returns an error if the objective cannot read the target of a sample of the data set on the
+// backbone c.
+func Check(o Objective, c backbone.Config, d *dataset.Dataset) error {
+	for _, samples := range [][]dataset.Sample{d.Train, d.Val, d.Test} {
+		if len(samples) == 0 {
+			continue
+		}
+		if err := o.Encode(samples[0].Target, make([]int32, TargetSize(o, c))); err != nil {
+			return fmt.Errorf("data set %s, %s: %w", d.Name, samples[0].Where, err)
+		}
+	}
+	return nil
 }
 
 // Names returns the names of all registered objectives, sorted.

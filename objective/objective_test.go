@@ -51,7 +51,7 @@ func samples(n int, target func(colour int) dataset.Target) []dataset.Sample {
 }
 
 // severalLabels gives no, one or two labels to a colour.
-func severalLabels(colour int) dataset.Target { return []labels{{}, {1}, {0, 2}}[colour] }
+func severalLabels(colour int) dataset.Target { return []dataset.Labels{{}, {1}, {0, 2}}[colour] }
 
 func loader(s []dataset.Sample, t dataset.Transform) *dataset.Loader {
 	t.Size = config.ImageSize
@@ -88,7 +88,7 @@ func trained(t *testing.T, o objective.Objective, s peft.Selection, all []datase
 func TestMultiLabelGradient(t *testing.T) {
 	be := newBackend(t)
 	compiled, err := program.New(be, "gradient", func(_ *Graph, in []*Node) []*Node {
-		return Gradient(multiLabel{}.Loss(in[0], in[1]), in[0])
+		return Gradient(objective.MultiLabel.Loss(in[0], in[1]), in[0])
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func TestMultiLabelGradient(t *testing.T) {
 // of the head.
 func TestMultiLabelScores(t *testing.T) {
 	be, m, all := newBackend(t), colours.Model(config), samples(45, severalLabels)
-	in := sensitivity.Input{Backend: be, Model: m, Objective: multiLabel{}, Head: m.Weights, Images: loader(all, dataset.Transform{})}
+	in := sensitivity.Input{Backend: be, Model: m, Objective: objective.MultiLabel, Head: m.Weights, Images: loader(all, dataset.Transform{})}
 	scores, err := sensitivity.Score(t.Context(), in, sensitivity.Options{BatchSize: len(all)}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func TestMultiLabelScores(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := train.NewPredictor(be, m, multiLabel{}, linear, m.Weights)
+	p, err := train.NewPredictor(be, m, objective.MultiLabel, linear, m.Weights)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestMultiLabelScores(t *testing.T) {
 		n := float64(len(all) * config.NumClasses)
 		for class, v := range logits {
 			x, present := float64(v), 0.0
-			if slices.Contains(severalLabels(i%3).(labels), class) {
+			if slices.Contains(severalLabels(i%3).(dataset.Labels), class) {
 				present = 1
 			}
 			loss += (math.Log(1+math.Exp(x)) - x*present) / n
@@ -175,7 +175,7 @@ func TestMultiLabelScores(t *testing.T) {
 // average precision must reach 1. A training of the head alone reads cached features.
 func TestMultiLabelTraining(t *testing.T) {
 	for name, s := range map[string]peft.Selection{"modules": selection, "head": peft.Selection{}} {
-		epochs := trained(t, multiLabel{}, s, samples(48, severalLabels)).Epochs
+		epochs := trained(t, objective.MultiLabel, s, samples(48, severalLabels)).Epochs
 		first, last := epochs[0], epochs[len(epochs)-1]
 		if !(last.TrainLoss < 0.9*first.TrainLoss) || !(last.TrainAccuracy > first.TrainAccuracy) {
 			t.Errorf("%s: loss %g in the first epoch, %g in the last; accuracy %g in the first, %g in the last; expected progress", name, first.TrainLoss, last.TrainLoss, first.TrainAccuracy, last.TrainAccuracy)
@@ -387,7 +387,7 @@ func TestRefusals(t *testing.T) {
 	several := loader(samples(6, severalLabels), dataset.Transform{})
 	for want, run := range map[string]train.Run{
 		"reads one label per image":                          {Train: train.Images(several, objective.SingleLabel, config)},
-		"the validation data has the objective single-label": {Train: train.Images(several, multiLabel{}, config), Val: train.Images(several, objective.SingleLabel, config)},
+		"the validation data has the objective single-label": {Train: train.Images(several, objective.MultiLabel, config), Val: train.Images(several, objective.SingleLabel, config)},
 		"turn augmentation off":                              {Train: train.Images(loader(samples(6, sameRegions), dataset.Transform{HorizontalFlip: true}), perCell{}, config)},
 		"augmentation changes only the images":               {Train: train.Images(loader(samples(6, sameRegions), dataset.Transform{Augment: dataset.Augment{Hue: 0.1}}), perCell{}, config)},
 	} {
@@ -405,8 +405,8 @@ func TestRefusals(t *testing.T) {
 // TestRegister checks that an objective is found by its name.
 func TestRegister(t *testing.T) {
 	// With -count, tests run more than once in a process.
-	if _, err := objective.Get("multi-label"); err != nil {
-		if err := objective.Register(multiLabel{}); err != nil {
+	if _, err := objective.Get("per-cell"); err != nil {
+		if err := objective.Register(perCell{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -415,13 +415,13 @@ func TestRegister(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, o, err)
 		}
 	}
-	if names := objective.Names(); !slices.Equal(names, []string{"multi-label", "single-label"}) {
+	if names := objective.Names(); !slices.Equal(names, []string{"multi-label", "per-cell", "single-label"}) {
 		t.Errorf("names %v", names)
 	}
-	if err := objective.Register(multiLabel{}); err == nil {
+	if err := objective.Register(perCell{}); err == nil {
 		t.Error("a name was registered twice")
 	}
-	if _, err := objective.Get("segmentation"); err == nil || !strings.Contains(err.Error(), "known: multi-label, single-label") {
+	if _, err := objective.Get("segmentation"); err == nil || !strings.Contains(err.Error(), "known: multi-label, per-cell, single-label") {
 		t.Errorf("an unknown name: %v", err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // Selection names the metric on validation images by which a run chooses between candidates. Empty
-// means [ByAccuracy].
+// means Evaluation.Accuracy, which is [ByAccuracy] for SingleLabel and [ByMAP] for MultiLabel.
 type Selection string
 
 // The metrics for a choice between candidates.
@@ -19,12 +19,22 @@ const (
 	ByBalanced Selection = "balanced"
 	ByLoss     Selection = "loss" // Evaluation.Loss; the lowest is the best
 	// ByMacroF1 is the mean F1 score of the classes that are the label or the prediction of an
-	// image.
+	// image, or of the labels that an image has.
 	ByMacroF1 Selection = "macro-f1"
+	// ByMAP is the mean average precision of the labels of images with several labels.
+	ByMAP Selection = "map"
 )
 
 // Selections returns all values of Selection.
-func Selections() []Selection { return []Selection{ByAccuracy, ByBalanced, ByLoss, ByMacroF1} }
+func Selections() []Selection {
+	return []Selection{ByAccuracy, ByBalanced, ByLoss, ByMacroF1, ByMAP}
+}
+
+// The keys of Evaluation.Metrics that a Selection reads.
+const (
+	mapMetric     = "map"
+	macroF1Metric = "macro_f1"
+)
 
 // Validate returns an error if s is unknown.
 func (s Selection) Validate() error {
@@ -36,19 +46,32 @@ func (s Selection) Validate() error {
 
 // Check returns an error if the objective o does not give the metric on the backbone c.
 func (s Selection) Check(o Objective, c backbone.Config) error {
-	if s.needsClasses() && len(o.NewMetrics(c).Evaluation().Classes) == 0 {
-		return option.Errorf("select", "choosing by %s needs the counts of each class, which the objective %s does not give; choose by %s", s, o.Name(), ByAccuracy)
+	e := o.NewMetrics(c).Evaluation()
+	_, ranked := e.Metrics[mapMetric]
+	_, f1 := e.Metrics[macroF1Metric]
+	classes := len(e.Classes) > 0
+	switch {
+	case s == ByAccuracy && ranked:
+		return option.Errorf("select", "choosing by %s needs one label for each image, and the objective is %s; choose by %s", s, o.Name(), ByMAP)
+	case s == ByBalanced && !classes, s == ByMacroF1 && !classes && !f1:
+		other := ByAccuracy
+		if ranked {
+			other = ByMAP
+		}
+		return option.Errorf("select", "choosing by %s needs the counts of each class, which the objective %s does not give; choose by %s", s, o.Name(), other)
+	case s == ByMAP && !ranked:
+		return option.Errorf("select", "choosing by %s needs the average precision of each label, which the objective %s does not give; choose by %s", s, o.Name(), ByAccuracy)
 	}
 	return nil
 }
 
-// needsClasses reports whether the metric is computed from Evaluation.Classes.
-func (s Selection) needsClasses() bool { return s == ByBalanced || s == ByMacroF1 }
+// derived reports whether the metric is neither the accuracy nor the loss of an evaluation.
+func (s Selection) derived() bool { return s == ByBalanced || s == ByMacroF1 }
 
 // Stored returns the value that [Selection.Value] returns, or 0 if it follows from the accuracy or
 // the loss, which are stored anyway.
 func (s Selection) Stored(e Evaluation) float64 {
-	if s.needsClasses() {
+	if s.derived() {
 		return s.Value(e)
 	}
 	return 0
@@ -58,7 +81,7 @@ func (s Selection) Stored(e Evaluation) float64 {
 // evaluation and the value that [Selection.Stored] returned.
 func (s Selection) Restored(accuracy, loss, stored float64) float64 {
 	switch {
-	case s.needsClasses():
+	case s.derived():
 		return stored
 	case s == ByLoss:
 		return -loss
@@ -71,10 +94,13 @@ func (s Selection) Restored(accuracy, loss, stored float64) float64 {
 // balanced_accuracy_score and f1_score(average="macro") of scikit-learn.
 func (s Selection) Value(e Evaluation) float64 {
 	switch cmp.Or(s, ByAccuracy) {
-	case ByAccuracy:
+	case ByAccuracy, ByMAP:
 		return e.Accuracy
 	case ByLoss:
 		return -e.Loss
+	}
+	if f1, ok := e.Metrics[macroF1Metric]; ok && s == ByMacroF1 {
+		return f1
 	}
 	sum, n := 0.0, 0.0
 	for _, c := range e.Classes {

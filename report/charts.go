@@ -43,8 +43,10 @@ func tested(t Training) bool {
 	return slices.ContainsFunc(t.Epochs, func(e train.Epoch) bool { return e.TestAccuracy > 0 })
 }
 
-// curves returns the charts of the trainings of a run: loss, accuracy and learning rate.
-func curves(trainings []Training) (charts []template.HTML) {
+// curves returns the charts of the trainings of a run: loss, score and learning rate. score is the
+// name of the metric of the validation images. If it is not the accuracy, the training images have
+// another metric, which the charts leave out.
+func curves(trainings []Training, score string) (charts []template.HTML) {
 	trainings = mostUseful(trainings)
 	add := func(c chart.Line, curves ...curve) {
 		for _, of := range curves {
@@ -70,18 +72,28 @@ func curves(trainings []Training) (charts []template.HTML) {
 	zero, one := 0.0, 1.0
 	loss := chart.Line{Title: "Loss", YLabel: "Loss (nats)", YMin: &zero}
 	accuracy := chart.Line{Title: "Accuracy", YLabel: "Accuracy (%)", YPercent: true, YMax: &one}
+	own := score != "accuracy"
+	if own {
+		accuracy.Title, accuracy.YLabel = score, score+" (%)"
+	}
 	if len(trainings) <= 2 {
 		add(loss, trainLoss, valLoss)
-		add(accuracy, trainAccuracy, valAccuracy, testAccuracy)
+		if own {
+			add(accuracy, valAccuracy, testAccuracy)
+		} else {
+			add(accuracy, trainAccuracy, valAccuracy, testAccuracy)
+		}
 	} else {
 		of := func(c chart.Line, split string) chart.Line {
 			c.Title = split + " " + c.Title
 			return c
 		}
-		loss.Title, accuracy.Title = "loss", "accuracy"
+		loss.Title, accuracy.Title = "loss", score
 		add(of(loss, "Training"), trainLoss)
 		add(of(loss, "Validation"), valLoss)
-		add(of(accuracy, "Training"), trainAccuracy)
+		if !own {
+			add(of(accuracy, "Training"), trainAccuracy)
+		}
 		add(of(accuracy, "Validation"), valAccuracy)
 		add(of(accuracy, "Test"), testAccuracy)
 	}

@@ -38,7 +38,9 @@ func compare(runs []*Run) *comparedView {
 			continue
 		}
 		row = append(row, text(cmp.Or(r.Result.Budget.String(), "–")))
-		if e := r.Evaluation; e != nil {
+		if e := r.Evaluation; e != nil && e.Labels != nil {
+			row = append(row, share(e.Labels.MAP), text(""), text(cmp.Or(splitName(e.Split), e.Split)+", mAP"), count(e.Labels.Images))
+		} else if e != nil {
 			m := e.Metrics
 			row = append(row, share(m.Top1), text(fmt.Sprintf("%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))), text(cmp.Or(splitName(e.Split), e.Split)), count(m.Images))
 		} else {
@@ -69,7 +71,7 @@ func compare(runs []*Run) *comparedView {
 func accuracies(runs []*Run) (charts []template.HTML) {
 	s := chart.Scatter{Title: "Accuracy and trained parameters", XLabel: "Trained parameters, with the head", YLabel: "Accuracy (%)", YPercent: true, XLog: true}
 	for _, r := range runs {
-		if r.Result == nil || r.Evaluation == nil {
+		if r.Result == nil || r.Evaluation == nil || r.Evaluation.Metrics == nil {
 			continue
 		}
 		i := &r.Evaluation.Metrics.Interval

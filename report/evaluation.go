@@ -24,8 +24,10 @@ type Evaluation struct {
 	Classes []string
 	// Images holds the predictions of the images. It is empty if they were not kept.
 	Images []evaluate.Ranked
-	// Metrics holds the metrics of the images.
+	// Metrics holds the metrics of images with one label each. Labels holds those of images with
+	// several labels. One of them is set.
 	Metrics *evaluate.Metrics
+	Labels  *evaluate.LabelMetrics
 	// Temperature is the temperature of the delta, and Calibrated holds the metrics that depend on
 	// it. They are zero and nil if the delta has no temperature.
 	Temperature float64
@@ -53,11 +55,22 @@ func NewEvaluation(split string, p *evaluate.Predictions, temperature float64) (
 	return e, nil
 }
 
+// NewLabelEvaluation returns the evaluation of the predictions of a split whose images have any
+// number of labels. thresholds are those of the delta, or nil.
+func NewLabelEvaluation(split string, p *evaluate.LabelPredictions, thresholds []float64) (*Evaluation, error) {
+	m, err := p.Metrics(thresholds)
+	if err != nil {
+		return nil, err
+	}
+	return &Evaluation{Split: split, Classes: p.Classes, Labels: m}, nil
+}
+
 // readEvaluation reads the predictions that the run has kept. In a run that did not test, they are
 // those of the chosen candidate, and while the run goes on those of the last finished candidate.
 func (r *Run) readEvaluation() error {
 	e := &Evaluation{}
 	if r.Result != nil {
+		e.Labels = r.Result.LabelMetrics
 		e.Split, e.Metrics, e.Temperature, e.Calibrated = r.Result.MetricsOf, r.Result.Metrics, r.Result.Temperature, r.Result.Calibrated
 	}
 	place := r.Folder
@@ -67,12 +80,24 @@ func (r *Run) readEvaluation() error {
 			return err
 		}
 		switch {
-		case c == nil || c.Metrics == nil:
+		case c == nil:
+		case c.LabelMetrics != nil:
+			if r.Result == nil {
+				e.Split, e.Labels = "val", c.LabelMetrics
+			}
+		case c.Metrics == nil:
 		case r.Result == nil:
 			e.Split, e.Metrics, place = "val", c.Metrics, f
 		case e.Split == "val" && c.Budget == r.Result.Budget && c.LR == r.Result.LR:
 			place = f
 		}
+	}
+	if e.Labels != nil {
+		// the names of the classes are not known while the run goes on
+		if e.Classes = r.classes(); len(e.Classes) == len(e.Labels.Labels) {
+			r.Evaluation = e
+		}
+		return nil
 	}
 	if e.Metrics == nil {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
 )
 
@@ -24,9 +25,9 @@ func (r *Run) answer() *answerView {
 	case e != nil:
 		measured = e.addAnswer(v)
 	case r.Result.Test != nil:
-		v.Value, v.What = wording.Percent(r.Result.Test.Accuracy), fmt.Sprintf("test accuracy, %s", wording.Count(r.Result.Test.Images, "image"))
+		v.Value, v.What = wording.Percent(r.Result.Test.Accuracy), fmt.Sprintf("test %s, %s", r.score(), wording.Count(r.Result.Test.Images, "image"))
 	case r.Result.Val != nil:
-		v.Value, v.What = wording.Percent(*r.Result.Val), "validation accuracy; the run did not test"
+		v.Value, v.What = wording.Percent(*r.Result.Val), "validation "+r.score()+"; the run did not test"
 	default:
 		v.Sentences = append(v.Sentences, "The run had neither validation nor test images, so its accuracy is not known.")
 	}
@@ -64,7 +65,7 @@ func (r *Run) answer() *answerView {
 	fact("method", string(result.Method), budgetNote(result))
 	v.Facts = append(v.Facts, epochs)
 	if result.Val != nil && (tested || r.Evaluation == nil) {
-		fact("validation accuracy", wording.Percent(*result.Val), "of the chosen candidate, which chose it")
+		fact("validation "+r.score(), wording.Percent(*result.Val), "of the chosen candidate, which chose it")
 	}
 	if result.TestMax != nil {
 		fact("test-max (paper protocol)", wording.Percent(*result.TestMax), "the highest of all epochs, for comparison only")
@@ -82,10 +83,16 @@ func (r *Run) tested() (accuracy float64, ok bool) {
 	case r.Result != nil && r.Result.Test != nil:
 		return r.Result.Test.Accuracy, true
 	case r.Evaluation != nil && r.Evaluation.Split == "test":
+		if r.Evaluation.Labels != nil {
+			return r.Evaluation.Labels.MAP, true
+		}
 		return r.Evaluation.Metrics.Top1, true
 	}
 	return 0, false
 }
+
+// score returns the name of the metric by which the run chooses.
+func (r *Run) score() string { return objective.ScoreName(r.Config.Objective) }
 
 // budgetNote returns the budget and the learning rate of a result in words.
 func budgetNote(r *run.Result) string {
@@ -102,6 +109,9 @@ func budgetNote(r *run.Result) string {
 // addAnswer adds the accuracy of the evaluation and what it says about new images. It returns the
 // other metrics.
 func (e *Evaluation) addAnswer(v *answerView) (facts []factView) {
+	if e.Labels != nil {
+		return e.addLabelAnswer(v)
+	}
 	m := e.Metrics
 	split := cmp.Or(splitName(e.Split), e.Split)
 	if e.Split == "all" {
@@ -142,7 +152,7 @@ func (r *Run) state() (value, what string) {
 	e := last.Epochs[len(last.Epochs)-1]
 	what = fmt.Sprintf("%s training: epoch %d of %d, loss %.4f", last.title(), e.Epoch, r.Config.Recipe().Epochs, e.TrainLoss)
 	if validated(last) {
-		return wording.Percent(e.ValAccuracy), "validation accuracy so far; " + what
+		return wording.Percent(e.ValAccuracy), "validation " + r.score() + " so far; " + what
 	}
 	return wording.Percent(e.TrainAccuracy), "training accuracy so far; " + what
 }
@@ -165,12 +175,12 @@ func (r *Run) training() *curvesView {
 	if len(r.Trainings) == 0 {
 		return nil
 	}
-	v := &curvesView{Charts: curves(r.Trainings)}
+	v := &curvesView{Charts: curves(r.Trainings, r.score())}
 	if n := len(r.Trainings); n > shownCurves {
 		v.Note = fmt.Sprintf("The charts show the final training and the best candidates, %d of %d trainings.", shownCurves, n)
 	}
 	if r.Result != nil && len(r.Result.Candidates) > 1 {
-		t := &tableView{Sortable: true, Head: head("budget", "learning rate#", "tuned parameters#", "validation accuracy#", "validation loss#", "seconds#", "")}
+		t := &tableView{Sortable: true, Head: head("budget", "learning rate#", "tuned parameters#", "validation "+r.score()+"#", "validation loss#", "seconds#", "")}
 		for _, c := range r.Result.Candidates {
 			mark := ""
 			if c.Budget == r.Result.Budget && c.LR == r.Result.LR {

@@ -44,6 +44,7 @@ type runView struct {
 	Curves        *curvesView
 	Confusion     *confusionView
 	Classes       *classesView
+	Together      *classesView // labels of the same image
 	Mistakes      *mistakesView
 	Reliability   *chartsView
 	Budget        *chartsView
@@ -265,6 +266,7 @@ func (r *runView) sections() (links []link) {
 	add(r.Curves != nil, "curves", "Training")
 	add(r.Confusion != nil, "confusion", "Confusions")
 	add(r.Classes != nil, "classes", "Classes")
+	add(r.Together != nil, "together", "Labels together")
 	add(r.Mistakes != nil, "mistakes", "Mistakes")
 	add(r.Reliability != nil, "reliability", "Probabilities")
 	add(r.Budget != nil, "budget", "Where the budget went")
@@ -306,6 +308,10 @@ func splitName(split string) string {
 
 // addTo adds the sections about an evaluation.
 func (e *Evaluation) addTo(v *runView, d detail) {
+	if e.Labels != nil {
+		v.Classes, v.Together = e.labelTable(d.rows), e.together()
+		return
+	}
 	m := e.Metrics
 	chart, shown := confusion(e, d.classes)
 	c := &confusionView{Chart: chart}

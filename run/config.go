@@ -38,7 +38,7 @@ type Config struct {
 	Model     ModelConfig   `json:"model"`
 	Data      DataConfig    `json:"data"`
 	Compute   ComputeConfig `json:"compute,omitzero"`
-	Objective string        `json:"objective"`       // name of the objective; empty: single-label
+	Objective string        `json:"objective"`       // name of the objective; empty: objective.For
 	Tune      TuneOptions   `json:"tune,omitzero"`   // options of a run of all stages
 	Train     *TrainOptions `json:"train,omitempty"` // options of one training; set instead of Tune
 	Folds     FoldOptions   `json:"folds,omitzero"`  // makes the run a cross-validation with Tune

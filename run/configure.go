@@ -98,7 +98,7 @@ func configure(nodes layers) (Config, error) {
 			return draft, nodes.at("data.task", err)
 		}
 	}
-	base := Config{Compute: ComputeConfig{Devices: 1}, Objective: objective.SingleLabel.Name(), Tune: RecipeOptions(row, chosen)}
+	base := Config{Compute: ComputeConfig{Devices: 1}, Tune: RecipeOptions(row, chosen)}
 	base.Tune.Recipe = draft.Tune.Recipe
 	base.Data.ValFraction, base.Data.TestFraction = defaultFraction, defaultFraction
 	if chosen != "" {

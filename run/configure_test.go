@@ -47,7 +47,7 @@ func TestConfigureDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := configure(t, "model: {path: vit.safetensors}\ndata: {path: images}")
-	want := run.Config{Objective: "single-label", Tune: run.TuneOptions{Method: method.SPTLoRA, Train: train.VTAB()}}
+	want := run.Config{Tune: run.TuneOptions{Method: method.SPTLoRA, Train: train.VTAB()}}
 	want.Compute.Devices, want.Data.ValFraction, want.Data.TestFraction = 1, 0.1, 0.1
 	want.Model.Path, want.Data.Path = filepath.Join(wd, "vit.safetensors"), filepath.Join(wd, "images")
 	if !reflect.DeepEqual(c, want) {

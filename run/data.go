@@ -34,6 +34,10 @@ type DataConfig struct {
 	// columns.
 	ImageColumn string `json:"image_column,omitempty"`
 	LabelColumn string `json:"label_column,omitempty"`
+	// LabelDelimiter separates several labels in a cell, and LabelColumns names columns of 0 and 1;
+	// see dataset.OpenOptions. Both are for images with several labels. Empty: the data say it.
+	LabelDelimiter string   `json:"label_delimiter,omitempty"`
+	LabelColumns   []string `json:"label_columns,omitempty"`
 	// ImageRoot is the folder that the paths of a table are relative to, and ImageSuffix is text
 	// that is appended to each path. Empty: Open finds the images.
 	ImageRoot   string `json:"image_root,omitempty"`
@@ -141,7 +145,7 @@ func (c *DataConfig) Open(ctx context.Context, report progress.Func) (*dataset.D
 	if c.ValFraction+c.TestFraction >= 1 {
 		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave no images for training; give fractions whose sum is below 1", c.ValFraction, c.TestFraction)}
 	}
-	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, MaxImages: c.MaxImages, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses,
+	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, LabelDelimiter: c.LabelDelimiter, LabelColumns: c.LabelColumns, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, MaxImages: c.MaxImages, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses,
 		GroupColumn: c.GroupColumn, GroupPattern: c.GroupPattern, GroupDuplicates: c.GroupDuplicates, Folds: c.Folds, Fold: c.Fold}
 	if c.Task != "" {
 		known, err := dataset.FindKnown(c.Task)
@@ -203,6 +207,7 @@ func (c *DataConfig) Record(d *dataset.Dataset) {
 		c.SplitSeed, c.MaxImages, c.SkipBadImages, c.GivenClasses = o.Seed, o.MaxImages, o.SkipBadImages, o.Classes
 		c.ImageRoot, c.ImageSuffix = o.ImageRoot, o.ImageSuffix
 		c.GroupColumn, c.GroupPattern, c.GroupDuplicates, c.Folds, c.Fold = o.GroupColumn, o.GroupPattern, o.GroupDuplicates, o.Folds, o.Fold
+		c.LabelDelimiter, c.LabelColumns = o.LabelDelimiter, o.LabelColumns
 	}
 	c.Layout, c.Split, c.Samples = d.Layout, d.Split, d.Fingerprint()
 	c.Classes, c.Train, c.Val, c.Test = len(d.Classes), len(d.Train), len(d.Val), len(d.Test)

@@ -35,9 +35,15 @@ type Candidate struct {
 	// evaluate.Predictions.Temperature. It is 0 if the objective does not classify, and if there
 	// are too few images or no temperature fits them.
 	Temperature float64 `json:"temperature,omitempty"`
-	// Metrics holds the metrics of the validation images. It is nil if the objective does not
-	// classify, and in the candidates of a Result.
-	Metrics *evaluate.Metrics `json:"metrics,omitempty"`
+	// Thresholds holds the probability from which each label is predicted, chosen on the validation
+	// images; see evaluate.LabelPredictions.Thresholds. It is nil if images have one label each,
+	// and in the candidates of a Result.
+	Thresholds []float64 `json:"thresholds,omitempty"`
+	// Metrics holds the metrics of the validation images, and LabelMetrics those of images with
+	// several labels. Both are nil if the objective does not classify, and in the candidates of a
+	// Result.
+	Metrics      *evaluate.Metrics      `json:"metrics,omitempty"`
+	LabelMetrics *evaluate.LabelMetrics `json:"label_metrics,omitempty"`
 }
 
 // Selected returns the value of the metric by which the run chooses, for the validation images
@@ -95,9 +101,15 @@ type Result struct {
 	Test *objective.Evaluation `json:"test,omitempty"`
 	// Metrics holds the metrics of the test images or, if the run did not test, of the validation
 	// images. MetricsOf is the name of this split, "test" or "val". Metrics is nil without such
-	// images, and if the objective does not classify images with one label.
-	Metrics   *evaluate.Metrics `json:"metrics,omitempty"`
-	MetricsOf string            `json:"metrics_of,omitempty"`
+	// images, and if the objective does not classify images with one label. LabelMetrics replaces
+	// Metrics for images with several labels.
+	Metrics      *evaluate.Metrics      `json:"metrics,omitempty"`
+	LabelMetrics *evaluate.LabelMetrics `json:"label_metrics,omitempty"`
+	MetricsOf    string                 `json:"metrics_of,omitempty"`
+	// Thresholds holds the thresholds of the delta, one for each label. They come from the
+	// validation images of a training that did not use them. It is nil without such images, and if
+	// images have one label each.
+	Thresholds []float64 `json:"thresholds,omitempty"`
 	// Temperature is the temperature of the delta, which calibrates the probabilities. It comes
 	// from the validation images of a training that did not use them. It is 0 without one.
 	Temperature float64 `json:"temperature,omitempty"`

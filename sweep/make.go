@@ -63,9 +63,10 @@ func (o *outage) Unwrap() error { return o.error }
 
 // opened is an open task with its recorded configuration.
 type opened struct {
-	task  *spt.Task
-	model run.ModelConfig
-	data  run.DataConfig
+	task      *spt.Task
+	model     run.ModelConfig
+	data      run.DataConfig
+	objective string
 }
 
 // arm is a method of the specification with its budgets and its grid.
@@ -258,7 +259,7 @@ func (m *maker) configure(ctx context.Context, nodes []*yamlfile.Node, validate 
 	if c.Tune, err = at.task.Effective(c.Tune); err != nil {
 		return Config{}, err
 	}
-	return Config{Model: model, Data: data, Compute: c.Compute, Objective: c.Objective, Tune: c.Tune}, nil
+	return Config{Model: model, Data: data, Compute: c.Compute, Objective: at.objective, Tune: c.Tune}, nil
 }
 
 // open opens the backbone and the data set of a configuration on the processor, whatever its
@@ -280,7 +281,7 @@ func (m *maker) open(ctx context.Context, c run.Config) (*opened, error) {
 		}
 		c.Model.Record(task.Model())
 		c.Data.Record(task.Data())
-		at = &opened{task, c.Model, c.Data}
+		at = &opened{task, c.Model, c.Data, c.Objective}
 		m.opened[string(key)] = at
 	}
 	return at, nil

@@ -69,6 +69,7 @@ type Options struct {
 	// ClassWeightValues holds the factor for the loss of an image, by the class of its target. All
 	// factors are above 0. The loss of a mini-batch is the mean over its images of the weighted
 	// losses, so the mean factor of the training images should be 1, as [NormalWeights] makes it.
+	// For images with several labels, it is the factor for the loss of a label that an image has.
 	// Nil means 1 for all classes.
 	ClassWeightValues []float64 `json:"class_weight_values,omitempty"`
 	// BalancedSampling draws the images of an epoch so that all classes are seen equally often: it

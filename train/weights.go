@@ -8,7 +8,8 @@ import (
 
 // The values of [Options.ClassWeights] that are not the path of a file.
 const (
-	// AutoWeights stands for the weights that [BalancedWeights] returns for the training images.
+	// AutoWeights stands for the weights that [BalancedWeights] returns for the training images, or
+	// [PositiveWeights] for images with several labels.
 	AutoWeights = "auto"
 	// NoWeights stands for no weights.
 	NoWeights = "none"
@@ -32,6 +33,19 @@ func BalancedWeights(counts []int) []float64 {
 		weights[class] = 1 / float64(max(n, 1))
 	}
 	return NormalWeights(weights, counts)
+}
+
+// PositiveWeights returns weights of labels for training images with any number of labels, as
+// pos_weight of BCEWithLogitsLoss in PyTorch: the number of images without the label divided by the
+// number of images with the label, so that both count alike. counts holds the number of images with
+// each label. A label without images has the weight of a label of one image, and a label that all
+// images have that of a label that one image lacks.
+func PositiveWeights(counts []int, images int) []float64 {
+	weights := make([]float64, len(counts))
+	for label, n := range counts {
+		weights[label] = float64(max(images-n, 1)) / float64(max(n, 1))
+	}
+	return weights
 }
 
 // NormalWeights returns weights of classes times a factor that makes their mean over the training

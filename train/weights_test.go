@@ -317,3 +317,11 @@ func TestMixedWithItself(t *testing.T) {
 		t.Error("the targets make no difference")
 	}
 }
+
+// TestPositiveWeights checks the weights of labels against the formula of pos_weight in the
+// documentation of PyTorch's BCEWithLogitsLoss: 100 positive and 300 negative images give 3.
+func TestPositiveWeights(t *testing.T) {
+	if got, want := train.PositiveWeights([]int{100, 400, 0, 1}, 400), []float64{3, 1.0 / 400, 400, 399}; !slices.Equal(got, want) {
+		t.Errorf("weights %v, expected %v", got, want)
+	}
+}

@@ -654,3 +654,9 @@ func (m *Model) AddProbabilities(divisor float64) {
 	m.Nodes = append(m.Nodes, &Node{Op: "Softmax", Inputs: []string{in}, Outputs: []string{Probabilities}, Attributes: []Attribute{{"axis", 1}}})
 	m.Outputs = append(m.Outputs, Value{Probabilities, Float32, slices.Clone(m.Outputs[0].Dims)})
 }
+
+// AddSigmoid adds the output [Probabilities], the sigmoid of the logits.
+func (m *Model) AddSigmoid() {
+	m.Nodes = append(m.Nodes, &Node{Op: "Sigmoid", Inputs: []string{Logits}, Outputs: []string{Probabilities}})
+	m.Outputs = append(m.Outputs, Value{Probabilities, Float32, slices.Clone(m.Outputs[0].Dims)})
+}

@@ -214,7 +214,7 @@ func compare(ctx context.Context, t *spt.Task, m method.Method, o Options, event
 	}
 	last := trained.Epochs[len(trained.Epochs)-1]
 	result := Row{m, recipe.Epochs, trained.Tuning.Counts, last.ValAccuracy, e.Accuracy, time.Since(start).Seconds(), nil}
-	result.Run, err = describe(ctx, t.Data(), result, o, trained, p, predictions)
+	result.Run, err = describe(ctx, t.Data(), result, o, trained, p, predictions.Single)
 	return result, err
 }
 
