@@ -147,7 +147,7 @@ func interruptions() []interruption {
 		{verb: "data verify", phase: "hashing", seconds: 0.3, args: "data verify DIR/large"},
 		{verb: "data verify", phase: "scoring training evaluating downloading", reason: "only reads a data set"},
 
-		{verb: "data diff", phase: "opening", copies: "table", hold: "table/list.csv", args: "data diff DIR/table table/list.csv"},
+		{verb: "data diff", phase: "opening", copies: "table", hold: "table/list.csv", args: "data diff DIR/data table/list.csv"},
 		{verb: "data diff", phase: "listing", slow: "DIR/split/test/red", args: "data diff DIR/data DIR/split"},
 		{verb: "data diff", phase: "decoding", reason: "decodes no image"},
 		{verb: "data diff", phase: "hashing", copies: "data", hold: "data/red/03.png", args: "data diff DIR/data data"},

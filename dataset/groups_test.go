@@ -105,12 +105,9 @@ func TestGroupPattern(t *testing.T) {
 		if err := checkGroups(f, 12); err != nil || len(f.Test) != 16 {
 			t.Errorf("fold %d: %d test images, %v", fold+1, len(f.Test), err)
 		}
-		of, err := d.Folds(3)
-		if err != nil {
-			t.Fatal(err)
-		}
 		d.Options.Seed = 0
-		if of, err = d.Folds(3); err != nil || of[fold].Fingerprint() != f.Fingerprint() || of[fold].Split != f.Split {
+		of, err := d.Folds(3)
+		if err != nil || of[fold].Fingerprint() != f.Fingerprint() || of[fold].Split != f.Split {
 			t.Errorf("fold %d: Open and Folds give different data sets (%v)", fold+1, err)
 		}
 	}
