@@ -22,6 +22,7 @@ import (
 	"github.com/sptune/spt/recipe"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
+	"github.com/sptune/spt/train"
 )
 
 // Choices is what [Task.Prepare] found and chose.
@@ -368,7 +369,7 @@ func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *C
 		if err != nil {
 			return nil, err
 		}
-		at.forward, at.checked, at.states, at.imageData = t.forward, t.checked, t.states, t.imageData
+		at.forward, at.imageData = t.forward, t.imageData
 		tasks[preset] = at
 	}
 	steps := max(choices.Steps/augmentShare, leastTrySteps)
@@ -409,7 +410,8 @@ const (
 	leastTrySteps = 60
 )
 
-// measureForward sets t.forward to the time of the forward pass of an image.
+// measureForward sets t.forward to the time of the forward pass of an image. It reads no image,
+// because nobody has checked them yet.
 func (t *Task) measureForward(ctx context.Context) error {
 	if t.forward > 0 {
 		return nil
@@ -419,8 +421,14 @@ func (t *Task) measureForward(ctx context.Context) error {
 		return err
 	}
 	defer p.Close()
-	images := t.images(t.eval, t.data.Train[:min(featureBatch, len(t.data.Train))], nil)
-	for pass := range 2 { // the first pass compiles and decodes
+	side := t.model.Config.ImageSize
+	image := &dataset.RGB{Width: side, Height: side, Pix: make([]uint8, 3*side*side)}
+	samples := make([]dataset.Sample, featureBatch)
+	for i := range samples {
+		samples[i] = dataset.Sample{Image: image, Target: t.data.Train[0].Target}
+	}
+	images := train.Images(t.loader(samples, t.eval), t.objective, t.model.Config)
+	for pass := range 2 { // the first pass compiles
 		began := time.Now()
 		if _, err := p.Evaluate(ctx, images, featureBatch, nil, nil); err != nil {
 			return err
@@ -452,8 +460,12 @@ func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choi
 			return tasks[sizes[len(sizes)-1]], nil
 		}
 	}
+	if err := t.CheckImages(ctx, report); err != nil {
+		return nil, err
+	}
 	for _, size := range sizes {
 		at := tasks[size]
+		at.checked, at.states = t.checked, t.states
 		in, val, err := at.features(ctx, time.Time{}, func(e progress.Event) {
 			e.Item = fmt.Sprintf("at %d px", size)
 			report.Report(e)
@@ -519,6 +531,9 @@ func (t *Task) with(m *backbone.Model, data *dataset.Dataset, images run.ImageOp
 		return nil, err
 	}
 	next.cache, next.tensors = t.cache, t.tensors
+	if data == t.data {
+		next.checked, next.states = t.checked, t.states
+	}
 	images = next.config.Data.Images
 	next.config.Model, next.config.Data = t.config.Model, t.config.Data
 	next.config.Data.Images = images

@@ -77,7 +77,7 @@ var imports = []struct {
 	{"inspect", []string{"internal/regularfile", "backbone", "checkpoint", "delta", "evaluate", "peft", "plan", "progress", "run", "sensitivity", "tracking", "train", "internal/jsonfile",
 		"plan/published"}},
 	{"", []string{"backbone", "backend", "checkpoint", "dataset", "delta", "evaluate", "memory", "method", "objective", "peft", "plan", "probe", "progress", "recipe", "run",
-		"sensitivity", "train", "internal/embedded", "internal/measure", "internal/option", "internal/portablename", "internal/program", "internal/version"}},
+		"sensitivity", "train", "internal/embedded", "internal/measure", "internal/option", "internal/portablename", "internal/program", "internal/version", "internal/wording"}},
 	{"sweep", []string{"", "dataset", "method", "objective", "plan", "progress", "run", "train", "internal/atomicfile", "internal/jsonfile", "internal/option",
 		"internal/regularfile", "internal/shell", "internal/wording", "internal/yamlfile"}},
 	{"report", []string{"", "backbone", "dataset", "delta", "evaluate", "method", "objective", "peft", "plan", "progress", "report/chart", "run", "sensitivity", "sweep", "train",

@@ -287,7 +287,7 @@ func TestTuneRefuses(t *testing.T) {
 		val  int
 		o    run.TuneOptions
 	}{
-		{"method \"nope\" is unknown; known: spt-", 9, options("nope")},
+		{"method \"magic\" is unknown; known: spt-", 9, options("magic")},
 		{"takes no budget", 9, options(method.Linear, "400")},
 		{"need validation images", 0, options(method.SPTLoRA, "400", "500")},
 		{"budget \"900%\"", 9, options(method.SPTLoRA, "900%")},

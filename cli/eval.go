@@ -428,7 +428,7 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 		f = append(f, reportFact(m.report)...)
 	}
 	text += f.String()
-	if m.page != nil {
+	if m.page != nil && m.page.Coverage() != nil {
 		text += "\n" + coverageTable(m.page)
 	}
 	return a.write(text)

@@ -234,8 +234,8 @@ func (f flagRow) value(o *options) pflag.Value {
 }
 
 // complete returns the known values of a flag that begin with typed, for completion in the shell.
-// For a flag of kind FILE or DIR, the shell also completes names of files. If a flag of kind DIR
-// has no such value, the shell completes names of folders only.
+// For a flag of kind FILE, DIR or DATA, the shell also completes names of files and folders. If a
+// flag of kind DIR has no such value, the shell completes names of folders only.
 func (f flagRow) complete(_ *cobra.Command, _ []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var found []string
 	done := ""
@@ -255,7 +255,7 @@ func (f flagRow) complete(_ *cobra.Command, _ []string, typed string) ([]cobra.C
 	switch {
 	case f.kind == "DIR" && len(found) == 0:
 		return nil, cobra.ShellCompDirectiveFilterDirs
-	case f.kind == "DIR" || f.kind == "FILE":
+	case f.kind == "DIR" || f.kind == "FILE" || f.kind == "DATA":
 		return found, cobra.ShellCompDirectiveDefault
 	}
 	return found, cobra.ShellCompDirectiveNoFileComp

@@ -369,7 +369,8 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 				return ""
 			}
 			by := c.Tune.Train.Select
-			selected := func(text string) string { // of the metric that chose, if the table has it nowhere else
+			// selected returns the column of the metric that chose, if no other column has it.
+			selected := func(text string) string {
 				if by == objective.ByBalanced || by == objective.ByMacroF1 {
 					return text + "\t"
 				}

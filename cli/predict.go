@@ -90,6 +90,9 @@ prints how many images each P would answer, and how many of these answers are ri
 		if several && cmd.Flags().Changed("top-k") && (!a.json || o.out != "") {
 			return refuse("--top-k has no effect on the labels above their thresholds, which the command prints for the objective %s; leave it out, or add --json without --out", t.trained.Objective.Name())
 		}
+		if several && o.rejectBelow > 0 {
+			return refuse("--reject-below is for images with one label, and the objective of the delta is %s, whose images may have no label at all; leave it out", t.trained.Objective.Name())
+		}
 		if o.calibrated && t.delta.Temperature == 0 {
 			return refuse("--calibrated needs a temperature, and the delta in %s has none: it was tuned without validation images, or no temperature fits them, such as when all of them are predicted correctly; tune with more validation images (--val-fraction), or leave --calibrated out", o.delta)
 		}

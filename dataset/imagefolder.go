@@ -73,7 +73,8 @@ func readImageFolder(ctx context.Context, src source) (g contents, err error) {
 		}
 		return contents{}, fmt.Errorf("%w; if folder %[2]s holds the class folders, give %[2]s%[3]s", oneClass(g.classes[0]), holds.path, tableHint(src.at, src.root))
 	}
-	g.regular = root.links == 0 && src.at == files(disk{}) // findFiles finds the images in an archive
+	// findFiles has to find the images in an archive
+	g.regular = root.links == 0 && src.at == files(disk{})
 	g.stray = root.total - len(g.train) - len(g.val) - len(g.test)
 	for _, u := range r.unread {
 		g.stray -= u.folder.total

@@ -85,8 +85,8 @@ type OpenOptions struct {
 	// on the paths below the root, but not on the order of the lists. Default: 0.
 	Seed uint64
 
-	// MaxImages is the largest number of images of each split; see [Dataset.Limit], which Open calls
-	// with Seed. Zero means no limit.
+	// MaxImages is the largest number of images of each split; see [Dataset.Limit], which Open
+	// calls with Seed. Zero means no limit.
 	MaxImages int
 
 	// SkipBadImages removes bad images from the data set and lists them in Dataset.Skipped. Open

@@ -88,7 +88,7 @@ func TestSeveralLabelsErrors(t *testing.T) {
 	}{
 		{"nothing beside a delimiter", "x.csv", "path,label\nsub/a.png,cat|dog\nsub/b.png,cat||dog\n", OpenOptions{LabelDelimiter: "|"}, []string{"x.csv:3", `"label"`, `found "cat||dog"`, "want labels such as"}},
 		{"a label twice", "x.csv", "path,label\nsub/a.png,cat|cat\n", OpenOptions{LabelDelimiter: "|"}, []string{"x.csv:2", `"label"`, `"cat" is listed twice`}},
-		{"a short row", "x.csv", "path,a,b\nsub/a.png,1,1\nsub/b.png,1\n", OpenOptions{}, []string{"x.csv", "line 3", "wrong number of fields"}},
+		{"a short row", "x.csv", "path,a,b\nsub/a.png,1,1\nsub/b.png,1\n", OpenOptions{}, []string{"x.csv:3", "2 cells, want 3"}},
 		{"an empty class cell", "x.csv", "path,a,b\nsub/a.png,1,1\nsub/b.png,1,\n", OpenOptions{}, []string{"x.csv:3", `class column "b"`, "the cell is empty", "expected 0 or 1"}},
 		{"an empty named class cell", "x.csv", "path,a,b\nsub/a.png,,1\n", OpenOptions{LabelColumns: []string{"a", "b"}}, []string{"x.csv:2", `class column "a"`, "the cell is empty", "expected 0 or 1"}},
 		{"a word in a class cell", "x.csv", "path,a,b\nsub/a.png,1,yes\n", OpenOptions{LabelColumns: []string{"a", "b"}}, []string{"x.csv:2", `class column "b"`, `found "yes"`, "expected 0 or 1"}},

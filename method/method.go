@@ -172,7 +172,7 @@ type Row struct {
 	usual    int      // K in lists of methods
 	options  []string // options that the method reads and some other methods do not; see Takes
 	defaults Options
-	places   []string             // operations of a block whose matrices get the module; nil means every matrix
+	places   []string             // operations whose matrices get the module; nil: every matrix
 	vectors  bool                 // every bias and norm is tuned in addition to the modules
 	merges   bool                 // result of Merges for a method without a structured module
 	change   func(*train.Options) // changes the recipe of SPT to the recipe of the method

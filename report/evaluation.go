@@ -130,8 +130,11 @@ func (r *Run) classes() []string {
 // Coverage returns how rejection at thresholds changes the accuracy, with the temperature of the
 // delta if there is one. It is nil for runs that did not compute it.
 func (e *Evaluation) Coverage() []evaluate.Coverage {
-	if e.Calibrated != nil {
+	switch {
+	case e.Calibrated != nil:
 		return e.Calibrated.Calibration.Coverage
+	case e.Metrics == nil: // images with several labels
+		return nil
 	}
 	return e.Metrics.Calibration.Coverage
 }
