@@ -1,6 +1,10 @@
 package spt
 
 import (
+	"slices"
+	"strings"
+	"time"
+
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
@@ -18,6 +22,9 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if err != nil {
 		return o, optionError(err)
 	}
+	if err := checkFromDelta(o); err != nil {
+		return o, optionError(err)
+	}
 	o.Plan = o.Plan.WithDefaults()
 	if o.ScoresFile == "" {
 		o.Score = o.Score.WithDefaults()
@@ -29,7 +36,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 			o.Score.Compat = o.Plan.Compat
 		}
 	}
-	if m.Scores {
+	if m.Scores && o.FromDelta == "" {
 		if o.Rank == 0 {
 			o.Rank = o.Plan.Rank
 		}
@@ -39,24 +46,72 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		if len(o.Budgets) == 0 {
 			o.Budgets = []plan.Budget{DefaultBudget}
 		}
+		o.Plan.FromBlock, o.Score.FromBlock = o.FromBlock, o.FromBlock
 	}
 	if o.MethodRates && (o.NoValidation || len(t.data.Val) == 0) {
 		o.LRs = nil
 	}
-	o.MethodRates = false
+	o.MethodRates, o.Began = false, time.Time{}
 	if err := t.validate(m, o); err != nil {
 		return o, optionError(err)
 	}
 	if err := t.trainable(); err != nil {
 		return o, err
 	}
-	o.Options = m.WithDefaults(o.Options)
+	if o.FromDelta == "" { // the delta has the sizes
+		o.Options = m.WithDefaults(o.Options)
+	}
 	images := len(t.data.Train)
 	if o.NoValidation {
 		images += len(t.data.Val)
 	}
 	o.Train = effectiveTrain(m, o.Train, images)
+	o.Train, err = t.weighClasses(o.Train)
+	return o, err
+}
+
+// weighClasses returns o with the class weights that o.ClassWeights names. The recorded weights of
+// a run stay as they are. A file that cannot be read is a [*run.InputError].
+func (t *Task) weighClasses(o train.Options) (train.Options, error) {
+	if o.ClassWeights == "" || o.ClassWeights == train.NoWeights || o.ClassWeightValues != nil {
+		return o, nil
+	}
+	// CheckImages may have removed broken images, but the weights of a resumed run must not change.
+	counts := t.data.AsOpened().ClassCounts()
+	if o.BalancedSampling { // an epoch has as many images of each class that has images
+		for class := range counts {
+			counts[class] = min(counts[class], 1)
+		}
+	}
+	if o.ClassWeights == train.AutoWeights {
+		o.ClassWeightValues = train.BalancedWeights(counts)
+		return o, nil
+	}
+	weights, err := run.ReadClassWeights(o.ClassWeights, t.data.Classes)
+	if err != nil {
+		return o, err
+	}
+	o.ClassWeightValues = train.NormalWeights(weights, counts)
+	if err := o.Validate(); err != nil { // the ratio of two weights may be too large
+		return o, &run.InputError{Err: err}
+	}
 	return o, nil
+}
+
+// checkLoss returns an error if the objective or the data set cannot train with the options.
+func (t *Task) checkLoss(o train.Options) error {
+	if err := o.CheckObjective(t.objective, t.model.Config); err != nil {
+		return err
+	}
+	for _, needs := range []struct {
+		option string
+		given  bool
+	}{{"class-weights", o.ClassWeights == train.AutoWeights}, {"balanced-sampling", o.BalancedSampling}} {
+		if needs.given && slices.Max(t.data.ClassCounts()) == 0 {
+			return option.Errorf(needs.option, "balancing classes: no training image of data set %s belongs to a single class; leave the option out", t.data.Name)
+		}
+	}
+	return nil
 }
 
 // effectiveTrain returns the training options of a method with defaults for a training on n images.
@@ -89,6 +144,9 @@ func validateTrain(m method.Row, o train.Options) error {
 
 // validate returns an error if the options cannot work on this task. o has its defaults filled in.
 func (t *Task) validate(m method.Row, o run.TuneOptions) error {
+	if o.Recipe == run.RecipeAuto && (o.Train.Epochs == 0 || o.Train.LR == 0 && len(o.LRs) == 0) {
+		return option.Errorf("recipe", "the recipe %s has not chosen the epochs and the learning rate yet, as Task.Prepare does for a single run; give both, or another recipe: %s, %s", run.RecipeAuto, run.RecipeVTAB, run.RecipeFGVC)
+	}
 	for _, lr := range append([]float64{o.Train.LR}, o.LRs...) {
 		recipe := o.Train
 		recipe.LR = lr
@@ -96,8 +154,17 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 			return err
 		}
 	}
+	if err := t.checkLoss(o.Train); err != nil {
+		return err
+	}
 	if err := o.Score.Validate(); err != nil {
 		return err
+	}
+	if o.AutoAugment {
+		return option.Errorf("augment", "the augmentation %s is a choice of the recipe %s, which the run does not have; name the augmentation: %s", run.AutoAugment, run.RecipeAuto, strings.Join(run.Presets(), ", "))
+	}
+	if o.Probe && !t.classifies() {
+		return option.Errorf("probe-head", "a linear probe classifies images with one label each, but the objective is %s; leave the probe out", t.objective.Name())
 	}
 	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
 		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())
@@ -106,6 +173,9 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 		return option.Errorf("budget", "budget %s is given in addition to the list of budgets; put it into the list", o.Budget)
 	}
 	if err := m.Check(o.Options); err != nil {
+		return err
+	}
+	if err := t.checkFromBlock(o.FromBlock); err != nil {
 		return err
 	}
 	for _, set := range []struct {
@@ -127,7 +197,8 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	case len(t.data.Val) == 0:
 		return option.Errorf("validation-only", "a run that only validates needs validation images, and data set %s has none; give a validation split", t.data.Name)
 	}
-	if len(o.Budgets) == 0 { // such as prompts, which do not fit every backbone
+	// such as prompts, which do not fit every backbone
+	if len(o.Budgets) == 0 && o.FromDelta == "" {
 		s, err := m.Select(t.model.Config, o.Options)
 		if err == nil {
 			_, err = peft.New(t.model.Config, s)
@@ -154,6 +225,44 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 		}
 	}
 	return nil
+}
+
+// checkFromBlock returns an error if a training on the images of the task cannot begin with the
+// given block.
+func (t *Task) checkFromBlock(block int) error {
+	if block == 0 {
+		return nil
+	}
+	if _, _, err := t.model.Config.HiddenSize(block); err != nil {
+		return option.Errorf("from-block", "training from a block on: %w", err)
+	}
+	if t.train != t.eval {
+		return option.Errorf("from-block", "training from block %d on computes the tokens that enter the block only once, but augmentation changes the images in each epoch; turn augmentation off, or train the whole backbone", block)
+	}
+	return nil
+}
+
+// checkMemory returns an error if the memory cannot hold the tokens of a run that begins with a
+// later block.
+func (t *Task) checkMemory(c *run.Config) error {
+	block := c.Tune.FromBlock
+	if c.Train != nil {
+		block = c.Train.FromBlock
+	}
+	if block == 0 {
+		return nil
+	}
+	return train.CheckMemory(t.model.Config, block, t.tokenImages(c.Tune))
+}
+
+// tokenImages returns the number of images whose tokens a run keeps if it begins with a later
+// block.
+func (t *Task) tokenImages(o run.TuneOptions) int {
+	images := len(t.data.Train) + len(t.data.Val)
+	if o.PaperProtocol {
+		images += len(t.data.Test)
+	}
+	return images
 }
 
 // validateBudget returns an error if the method cannot meet the budget on the backbone.

@@ -73,8 +73,8 @@ func validation(p *evaluate.Predictions) (*evaluate.Metrics, float64, error) {
 	return m, temperature, err
 }
 
-// measure sets the metrics of a result to those of predictions of a split.
-func measure(p *evaluate.Predictions, split string, result *run.Result) error {
+// setMetrics sets the metrics of a result to those of predictions of a split.
+func setMetrics(p *evaluate.Predictions, split string, result *run.Result) error {
 	if p.Len() == 0 {
 		return nil
 	}

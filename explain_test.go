@@ -31,7 +31,7 @@ type corner struct {
 }
 
 func init() {
-	features := func(_ corner, c backbone.Config, _ backbone.Layers, images *Node) *Node {
+	features := func(_ corner, c backbone.Config, _ backbone.Layers, _ int, images *Node) *Node {
 		s := c.ImageSize
 		return ReduceMean(Slice(images, AxisRange(), AxisRange(0, s/5), AxisRange(s-s/5, s)), 1, 2)
 	}

@@ -7,8 +7,8 @@ import (
 )
 
 // The colours of a Saliency: dark blue for 0 and yellow for 1, the ends of cividis (Nuñez, Anderton
-// and Renslow, PLOS ONE 13(7), 2018, on colour maps and colour vision deficiency).
-// Lightness increases between them, so people with any colour vision can order the colours.
+// and Renslow, PLOS ONE 13(7), 2018, on colour maps and colour vision deficiency). Lightness
+// increases between them, so people with any colour vision can order the colours.
 var (
 	lowColour  = [3]float64{0, 32, 76}
 	highColour = [3]float64{255, 234, 70}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
+	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -114,7 +116,7 @@ func (r *runner) checkPlan(p *plan.Plan, budget plan.Budget) error {
 	if err == nil {
 		err = p.Validate(sensitivity.Tensors(r.model.Config), count)
 	}
-	if o := r.o.Plan; err == nil && (p.Budget != parameters || p.Module != o.Module || p.Only != o.Only || p.Compat != o.Compat) {
+	if o := r.o.Plan; err == nil && (p.Budget != parameters || p.Module != o.Module || p.Only != o.Only || p.Compat != o.Compat || p.FromBlock != o.FromBlock) {
 		err = errors.New("the plan was made with other options than those of the run")
 	}
 	return err
@@ -141,7 +143,11 @@ func (r *runner) scores(ctx context.Context) (*sensitivity.Scores, error) {
 	}
 	path := r.folder.Path(run.ScoresFile)
 	if !exists(path) {
-		return r.Score(ctx, r.o.Score, r.report)
+		var head checkpoint.StateDict
+		if r.probed != nil {
+			head = r.probed.start
+		}
+		return r.score(ctx, r.affordable(r.o.Score), head, r.report)
 	}
 	scores, err := sensitivity.Load(path)
 	if err == nil {
@@ -151,6 +157,18 @@ func (r *runner) scores(ctx context.Context) (*sensitivity.Scores, error) {
 		return nil, r.resuming(path, err)
 	}
 	return scores, nil
+}
+
+// affordable returns o with fewer batches if the run has a time limit that is too short for all of
+// them. The probe has measured the speed of the backbone.
+func (r *runner) affordable(o sensitivity.Options) sensitivity.Options {
+	if r.deadline.IsZero() || r.forward == 0 {
+		return o
+	}
+	batch := r.forward.Seconds() * scoreForwards * float64(min(len(r.data.Train), o.BatchSize))
+	left := time.Until(r.deadline) - r.testTime()
+	o.Batches = min(o.Batches, max(leastScoreBatches, int(left.Seconds()/scoreShare/batch)))
+	return o
 }
 
 // checkScores returns an error if the scores are not of the backbone, or contradict the options.

@@ -57,8 +57,10 @@ func Restore(m *backbone.Model, d *delta.Delta) (*Trained, error) {
 
 // Classifier predicts the classes of images. [NewClassifier] makes a Classifier; Close releases it.
 type Classifier struct {
-	Classes   []string          // names of the classes, in the order of the rows of the head
-	Transform dataset.Transform // resizes an image to the input size of the backbone
+	Classes []string // names of the classes, in the order of the rows of the head
+	// Transform resizes an image to the input size of the backbone. With TestFlip, a prediction is
+	// that of the mean of the logits of an image and its mirror image.
+	Transform dataset.Transform
 	// Temperature divides the logits before the softmax. The temperature of the delta calibrates
 	// the probabilities; see delta.Delta.Temperature. No temperature changes the order of the
 	// classes. 0 means 1, which keeps the probabilities of the model.
@@ -198,7 +200,11 @@ func (c *Classifier) logits(ctx context.Context, pixels []uint8, n int) ([]float
 		return nil, err
 	}
 	defer program.Free(images)
-	logits, err := c.predictor.Logits(ctx, images)
+	predict := c.predictor.Logits
+	if c.Transform.TestFlip {
+		predict = c.predictor.MirroredLogits
+	}
+	logits, err := predict(ctx, images)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
@@ -22,11 +23,17 @@ import (
 )
 
 // Score is stage 1. It computes a sensitivity for every weight from training images; some criteria
-// read no images. If the images of the data set are in random order already
-// (dataset.Dataset.Mixed), Score reads them in that order, as the paper does. Otherwise it shuffles
+// read no images. With o.Stratified, it draws the images of all classes in equal numbers with
+// o.Seed. Otherwise, if the images of the data set are in random order already
+// (dataset.Dataset.Mixed), Score reads them in that order, as the paper does, and else it shuffles
 // them with o.Seed. Options that cannot work are a [*run.OptionError]. Training images of a single
 // class are a [*run.InputError].
 func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress.Func) (*sensitivity.Scores, error) {
+	return t.score(ctx, o, nil, report)
+}
+
+// score is Score with the values of the head; nil for random values.
+func (t *Task) score(ctx context.Context, o sensitivity.Options, values checkpoint.StateDict, report progress.Func) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
 		return nil, optionError(err)
@@ -38,14 +45,19 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 			return nil, err
 		}
 		in.Images = t.loader(t.data.Train, t.eval)
-		if !t.data.Mixed {
+		switch {
+		case o.Stratified:
+			in.Order = dataset.ShuffleStratified(in.Images.Strata(), o.Seed)
+		case !t.data.Mixed:
 			in.Order = dataset.Shuffle(in.Images.Len(), o.Seed, 0)
 		}
-		head, err := peft.New(t.model.Config, peft.Selection{})
-		if err != nil {
-			return nil, err
+		if in.Head = values; values == nil {
+			head, err := peft.New(t.model.Config, peft.Selection{})
+			if err != nil {
+				return nil, err
+			}
+			in.Head = head.Init(o.Seed, peft.PaperScheme, t.model.Weights)
 		}
-		in.Head = head.Init(o.Seed, peft.PaperScheme, t.model.Weights)
 	}
 	scores, err := sensitivity.Score(ctx, in, o, report)
 	if err != nil {
@@ -91,10 +103,13 @@ func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget
 }
 
 // Select returns the selection that the plan p makes on the backbone c: the matrices, vectors and
-// entries of the plan, and the class token.
+// entries of the plan, and the class token, unless the plan begins with a later block.
 func Select(c backbone.Config, p *plan.Plan) peft.Selection {
-	tokens, _ := c.ClassTokens()
-	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries}
+	var tokens []string
+	if p.FromBlock == 0 {
+		tokens, _ = c.ClassTokens()
+	}
+	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries, FromBlock: p.FromBlock}
 }
 
 // TrainOptions configures stage 3.
@@ -115,8 +130,12 @@ type TrainOptions struct {
 	// EpochDone is called after each epoch with all finished epochs. If it returns an error, the
 	// training ends with this error. Nil: no call.
 	EpochDone func(epochs []train.Epoch) error
-	// ValSink receives the predictions of the validation images after the last epoch. Nil: no call.
+	// ValSink receives the predictions of the validation images with the result. Nil: no call.
 	ValSink train.Sink
+	// Initial replaces initial values of tuned tensors, by peft.Param.Name. Nil: all are drawn.
+	Initial checkpoint.StateDict
+	// TimeLeft limits the time of the training; see train.Run. Nil: no limit.
+	TimeLeft func() time.Duration
 }
 
 // Trained is the result of stage 3.
@@ -125,6 +144,8 @@ type Trained struct {
 	Tuning    *peft.Tuning         // the selection that was tuned
 	Tuned     checkpoint.StateDict // values of the tuned tensors, by peft.Param.Name
 	Epochs    []train.Epoch        // losses and accuracies of each epoch; empty after Restore
+	// Best is the number of the epoch, from 1, whose tuned tensors Tuned holds; 0 after Restore.
+	Best int
 }
 
 // Train is stage 3. It tunes the selection s on the train split and returns the tuned values. A
@@ -153,6 +174,7 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 		return nil, err
 	}
 	r.Options, r.Checkpoint, r.Progress, r.EpochDone, r.ValSink, r.Val, r.Test = o.Options, o.Checkpoint, o.Progress, o.EpochDone, o.ValSink, nil, nil
+	r.Initial, r.TimeLeft = o.Initial, o.TimeLeft
 	// The training and validation images share one Data, because the final training reads both. A
 	// device then keeps them together.
 	n, val := len(t.data.Train), t.data.Val
@@ -175,31 +197,35 @@ func (t *Task) do(ctx context.Context, r *train.Run, o TrainOptions) (*Trained, 
 	if err != nil {
 		return nil, err
 	}
-	return &Trained{t.objective, r.Tuning, result.Tuned, result.Epochs}, nil
+	return &Trained{t.objective, r.Tuning, result.Tuned, result.Epochs, result.Best}, nil
 }
 
 // Evaluate returns the metrics of the tuned parameters on samples, such as Data().Test, and the
 // predictions, from which package evaluate computes further metrics. The predictions are empty if
 // the objective does not give one logit to each class of an image with one label. split is the name
-// of the samples in progress events, such as "test". An empty list of samples is an error.
-// The class ids of the samples must be the rows of the head. If the parameters were tuned on
-// another data set, or come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by
-// name.
+// of the samples in progress events, such as "test". An empty list of samples is an error. The
+// class ids of the samples must be the rows of the head. If the parameters were tuned on another
+// data set, or come from a checkpoint, [dataset.Dataset.ForHead] matches the classes by name.
 func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, samples []dataset.Sample, report progress.Func) (objective.Evaluation, *evaluate.Predictions, error) {
 	if len(samples) == 0 {
 		return objective.Evaluation{}, nil, fmt.Errorf("evaluating the split %s: it has no images; give a split with images", split)
 	}
-	p, err := train.NewPredictor(t.be, t.model, t.objective, tuned.Tuning, tuned.Tuned)
-	if err != nil {
-		return objective.Evaluation{}, nil, err
-	}
-	defer p.Close()
 	predictions, sink := t.predictions(samples)
-	e, err := p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, sink, func(e progress.Event) {
+	e, err := t.evaluate(ctx, tuned, samples, sink, func(e progress.Event) {
 		e.Item = split
 		report.Report(e)
 	})
 	return e, predictions, err
+}
+
+// evaluate is Evaluate with a sink for the predictions, which may be nil.
+func (t *Task) evaluate(ctx context.Context, tuned *Trained, samples []dataset.Sample, sink train.Sink, report progress.Func) (objective.Evaluation, error) {
+	p, err := train.NewPredictor(t.be, t.model, t.objective, tuned.Tuning, tuned.Tuned)
+	if err != nil {
+		return objective.Evaluation{}, err
+	}
+	defer p.Close()
+	return p.Evaluate(ctx, t.images(t.eval, samples, nil), 64, sink, report)
 }
 
 // Delta returns the delta of a training, which holds the tuned parameters and can be saved. p is
@@ -208,7 +234,7 @@ func (t *Task) Evaluate(ctx context.Context, tuned *Trained, split string, sampl
 func (t *Task) Delta(m method.Method, tuned *Trained, p *plan.Plan, metrics map[string]float64) *delta.Delta {
 	d := delta.New(t.model, p)
 	d.Method, d.Objective, d.Classes, d.Metrics = string(m), t.objective.Name(), t.data.Classes, metrics
-	d.Transform = delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo}
+	d.Transform = delta.Transform{Resize: t.eval.Resize, ResizeTo: t.eval.ResizeTo, TestFlip: t.eval.TestFlip}
 	d.Selection, d.Tuned = tuned.Tuning.Selection, tuned.Tuned
 	return d
 }

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,6 +63,7 @@ type Task struct {
 	checked     bool                 // CheckImages has succeeded
 	states      map[string]fileState // of the files that runs read, before CheckImages
 	imageData   map[imagesKey]*train.Data
+	forward     time.Duration // time of the forward pass of an image; 0 if it was not measured
 }
 
 // imagesKey is the key of Task.imageData: one or two lists of samples and a transform.
@@ -120,10 +122,15 @@ func New(m *backbone.Model, data *dataset.Dataset, options ...Option) (*Task, er
 		return nil, err
 	}
 	*images = resolved
-	images.Resize = cmp.Or(images.Resize, "direct")
-	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo}
+	images.Resize, images.Augment = cmp.Or(images.Resize, "direct"), images.Augment.WithDefaults()
+	t.eval = dataset.Transform{Size: m.Config.ImageSize, Resize: images.Resize, ResizeTo: images.ResizeTo, TestFlip: images.TestFlip}
 	t.train = t.eval
-	t.train.RandomCrop, t.train.HorizontalFlip = images.RandomCrop, images.HorizontalFlip
+	t.train.RandomCrop, t.train.HorizontalFlip, t.train.Augment = images.RandomCrop, images.HorizontalFlip, images.Augment
+	if t.train.Augment != (dataset.Augment{}) {
+		for i, mean := range m.Preprocessing.Mean {
+			t.train.Augment.Fill[i] = uint8(math.Round(255 * max(0, min(1, float64(mean)))))
+		}
+	}
 	if err := t.train.Validate(); err != nil {
 		return nil, optionError(err)
 	}
@@ -219,8 +226,16 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	if t.data.TakesForClass(where) {
 		return "", &run.OptionError{Option: "run-folder", Err: fmt.Errorf("the run folder %s would lie in data set %s and be read as a class of images; choose another folder", where, t.data.Root)}
 	}
+	if err := t.checkMemory(c); err != nil {
+		return "", optionError(err)
+	}
 	if err := t.CheckImages(ctx, report); err != nil {
 		return "", err
+	}
+	if path := c.Tune.FromDelta; path != "" {
+		if _, err := t.loadStart(path, c.Tune); err != nil {
+			return "", err
+		}
 	}
 	if path := c.Tune.ScoresFile; path != "" {
 		scores, err := sensitivity.LoadHeader(path)
@@ -299,7 +314,7 @@ func (t *Task) CheckImages(ctx context.Context, report progress.Func) error {
 		return nil
 	}
 	t.states = t.fileStates()
-	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, Workers: t.config.Data.Images.Workers, Progress: report})
+	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, TrainTransform: t.train, Workers: t.config.Data.Images.Workers, Progress: report})
 	if err != nil && ctx.Err() == nil {
 		return &run.InputError{Err: err}
 	}

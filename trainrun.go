@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -76,7 +77,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		if _, result.Temperature, err = validation(predictions); err != nil {
 			return nil, err
 		}
-		if err := measure(predictions, "val", result); err != nil {
+		if err := setMetrics(predictions, "val", result); err != nil {
 			return nil, err
 		}
 		if err := keep(predictions, folder); err != nil {
@@ -126,7 +127,20 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (_ run.TrainOptions, s p
 	if p != nil && p.Compat != "" {
 		o.Train.Compat = p.Compat // a plan of the release is trained as the release trains it
 	}
-	if err := validateTrain(m, o.Train); err != nil {
+	err = validateTrain(m, o.Train)
+	if err == nil {
+		err = t.checkLoss(o.Train)
+	}
+	if err != nil {
+		return o, s, optionError(err)
+	}
+	if p != nil {
+		if o.FromBlock != 0 && o.FromBlock != p.FromBlock {
+			return o, s, optionError(option.Errorf("from-block", "block %d contradicts the plan, which begins with block %d; leave the block out, or make another plan", o.FromBlock, p.FromBlock))
+		}
+		o.FromBlock = p.FromBlock
+	}
+	if err := t.checkFromBlock(o.FromBlock); err != nil {
 		return o, s, optionError(err)
 	}
 	if err := t.trainable(); err != nil {
@@ -137,6 +151,9 @@ func (t *Task) single(o run.TrainOptions, p *plan.Plan) (_ run.TrainOptions, s p
 		images += len(t.data.Val)
 	}
 	o.Train = effectiveTrain(m, o.Train, images)
+	if o.Train, err = t.weighClasses(o.Train); err != nil {
+		return o, s, err
+	}
 	if p == nil {
 		if s, err = m.Select(t.model.Config, o.Options); err == nil {
 			_, err = peft.New(t.model.Config, s)

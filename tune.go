@@ -13,7 +13,10 @@ import (
 	"time"
 
 	"github.com/sptune/spt/backend"
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -25,19 +28,24 @@ import (
 // without the head.
 var DefaultBudget = plan.MustParseBudget("0.5%")
 
-// Tune runs all stages. It scores the weights once. For each budget it makes a plan. For each
-// learning rate it then trains on the train split and evaluates on the val split. It chooses the
-// candidate with the highest validation accuracy after the last epoch and, if accuracies are equal,
-// with the fewest tuned parameters or then the lowest validation loss. It trains the chosen
-// candidate once more, on train and val together, and tests it once. A method that does not plan
-// skips the scores and the plans. With o.ScoresFile it reads the scores from a file. With
-// o.ValidationOnly it stops after it has chosen the candidate.
+// Tune runs all stages. With o.Probe it fits a linear probe first. It scores the weights once. For
+// each budget it makes a plan. For each learning rate it then trains on the train split and
+// evaluates on the val split. It chooses the candidate with the best validation metric
+// o.Train.Select and, if metrics are equal, with the fewest tuned parameters or then the lowest
+// validation loss. Unless o.NoRefit is set, it trains the chosen candidate once more, on train and
+// val together. With the recipe auto, the result is the linear probe if it is better on the
+// validation images than every candidate. Tune tests the result once. A method that does not plan
+// skips the scores and the plans, and so does a run from a delta, o.FromDelta. With o.ScoresFile it
+// reads the scores from a file. With o.ValidationOnly it stops after it has chosen the candidate.
+// With o.TimeLimit, trainings take fewer steps if they have too little time; [Task.Prepare] chooses
+// options that fit.
 //
 // Tune keeps all results in the run folder dir. If dir holds no run, Tune makes one with
 // [Task.Create]. To continue an interrupted run, call Tune again with the same task, options and
 // dir. If the run in dir is finished, Tune returns its stored result. An empty dir, and a run in
 // dir with other options, are a [*run.OptionError].
 func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report progress.Func) (*run.Result, error) {
+	began := o.Began
 	o, err := t.Effective(o)
 	if err != nil {
 		return nil, err
@@ -54,7 +62,8 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		return nil, err
 	}
 	if result != nil {
-		if result.Method != o.Method || !slices.Contains(o.Budgets, result.Budget) || recorded.Tune.ValidationOnly != o.ValidationOnly {
+		same := result.Method == o.Method && slices.Contains(o.Budgets, result.Budget) || result.KeptProbe() && recorded.Tune.Method == o.Method
+		if !same || recorded.Tune.ValidationOnly != o.ValidationOnly {
 			describe := func(m method.Method, validationOnly bool, budgets ...plan.Budget) string {
 				text := strings.TrimSpace(string(m) + " " + plan.BudgetNames(budgets))
 				if validationOnly {
@@ -62,7 +71,7 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 				}
 				return text
 			}
-			return nil, &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(result.Method, recorded.Tune.ValidationOnly, result.Budget), describe(o.Method, false, o.Budgets...))}
+			return nil, &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds a finished run of %s; choose another folder for a run of %s", dir, describe(recorded.Tune.Method, recorded.Tune.ValidationOnly, result.Budget), describe(o.Method, false, o.Budgets...))}
 		}
 		return result, nil
 	}
@@ -75,6 +84,12 @@ func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report p
 		}
 	}
 	r := &runner{Task: t, o: o, folder: folder, report: report, budgets: map[plan.Budget]*selected{}}
+	if o.TimeLimit > 0 {
+		if began.IsZero() {
+			began = time.Now()
+		}
+		r.deadline = began.Add(inSeconds(o.TimeLimit - reserve(o.TimeLimit)))
+	}
 	defer r.close()
 	return r.run(ctx)
 }
@@ -110,7 +125,8 @@ func (t *Task) sameOptions(folder run.Folder, recorded, o run.TuneOptions) error
 	if len(begun.Budgets) == 0 {
 		begun.Budgets = []plan.Budget{{}}
 	}
-	begun.ScoresFile = o.ScoresFile // the file may have moved
+	// the files may have moved
+	begun.ScoresFile, begun.Train.ClassWeights = o.ScoresFile, o.Train.ClassWeights
 	if !reflect.DeepEqual(begun, o) {
 		return &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds an interrupted run with other options; continue it with its own options, or choose another folder", folder)}
 	}
@@ -127,6 +143,14 @@ type runner struct {
 	plans map[plan.Budget]*plan.Plan
 	// budgets holds the plan and the training of each budget that was tried.
 	budgets map[plan.Budget]*selected
+	// from is the start of a run from a delta. It is nil without TuneOptions.FromDelta.
+	from *continued
+	// probed is the linear probe. It is nil without TuneOptions.Probe.
+	probed *fitted
+	// deadline is the end of the time limit. It is zero without one.
+	deadline time.Time
+	// left is the number of trainings that have not ended.
+	left int
 }
 
 // selected holds the plan and the training of one budget.
@@ -151,7 +175,16 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Scores {
+	if r.o.Probe {
+		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train.Select, r.report); err != nil {
+			return nil, err
+		}
+	}
+	if r.o.FromDelta != "" {
+		if r.from, err = r.startDelta(); err != nil {
+			return nil, err
+		}
+	} else if m.Scores {
 		if err := r.makePlans(ctx); err != nil {
 			return nil, err
 		}
@@ -161,7 +194,10 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	chosen := all[0]
 	var validated *run.Candidate // the chosen candidate
 	if r.validates() {
-		for _, next := range all {
+		for i, next := range all {
+			if r.left = len(all) - i; !r.o.NoRefit && !r.o.ValidationOnly {
+				r.left++
+			}
 			c, err := r.try(ctx, next)
 			if err != nil {
 				return nil, err
@@ -170,7 +206,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			listed.Metrics = nil // the folder of the candidate has them
 			result.Candidates = append(result.Candidates, listed)
 			result.Seconds += c.Seconds
-			if validated == nil || better(*c, *validated) {
+			if validated == nil || better(*c, *validated, r.o.Train.Select) {
 				chosen, validated = next, c
 			}
 			for budget, s := range r.budgets {
@@ -184,11 +220,19 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 			result.Metrics, result.MetricsOf = validated.Metrics, "val"
 		}
 	}
-	result.Budget, result.LR = chosen.budget, chosen.lr
-	if r.o.ValidationOnly {
+	result.Budget, result.LR, r.left = chosen.budget, chosen.lr, 1
+	switch {
+	case r.o.ValidationOnly:
 		err = r.best(chosen, result)
-	} else {
-		err = r.final(ctx, chosen, result)
+	case r.keepsProbe(validated):
+		err = r.deliverProbe(ctx, result)
+	case validated != nil && r.o.NoRefit:
+		err = r.finish(ctx, chosen, result)
+	default:
+		err = r.final(ctx, chosen, validated, result)
+	}
+	if err == nil && r.probed != nil {
+		err = r.compareProbe(ctx, result)
 	}
 	if err != nil {
 		return nil, err
@@ -230,10 +274,10 @@ func (c candidate) recipe(o run.TuneOptions) train.Options {
 	return o.Train
 }
 
-// better reports whether a is the better candidate: by validation accuracy, then by fewer tuned
-// parameters, then by validation loss.
-func better(a, b run.Candidate) bool {
-	return cmp.Or(cmp.Compare(b.ValAccuracy, a.ValAccuracy), cmp.Compare(a.Counts.Tuned(), b.Counts.Tuned()), cmp.Compare(a.ValLoss, b.ValLoss)) < 0
+// better reports whether a is the better candidate: by the metric of the validation images, then by
+// fewer tuned parameters, then by validation loss.
+func better(a, b run.Candidate, by objective.Selection) bool {
+	return cmp.Or(cmp.Compare(b.Selected(by), a.Selected(by)), cmp.Compare(a.Counts.Tuned(), b.Counts.Tuned()), cmp.Compare(a.ValLoss, b.ValLoss)) < 0
 }
 
 // selection returns the plan and the training of a budget.
@@ -244,9 +288,12 @@ func (r *runner) selection(budget plan.Budget) (*selected, error) {
 	s := &selected{plan: r.plans[budget]}
 	var tuned peft.Selection
 	var err error
-	if s.plan != nil {
+	switch {
+	case r.from != nil:
+		tuned = r.from.selection
+	case s.plan != nil:
 		tuned = Select(r.model.Config, s.plan)
-	} else {
+	default:
 		tuned, err = r.withoutScores(budget)
 	}
 	if err == nil {
@@ -295,10 +342,20 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	if err != nil {
 		return nil, err
 	}
-	last := trained.Epochs[len(trained.Epochs)-1]
-	c := &run.Candidate{Budget: next.budget, LR: next.lr, Counts: trained.Tuning.Counts, ValAccuracy: last.ValAccuracy, ValLoss: last.ValLoss, Seconds: seconds(trained.Epochs)}
+	best := trained.Epochs[trained.Best-1]
+	c := &run.Candidate{Budget: next.budget, LR: next.lr, Counts: trained.Tuning.Counts, ValAccuracy: best.ValAccuracy, ValLoss: best.ValLoss, ValMetric: best.ValMetric, Seconds: seconds(trained.Epochs)}
+	if trained.Best < len(trained.Epochs) {
+		c.BestEpoch = trained.Best
+	}
 	if c.Metrics, c.Temperature, err = validation(predictions); err != nil {
 		return nil, err
+	}
+	if r.o.NoRefit { // the candidate may become the result
+		d := r.Delta(r.o.Method, trained, s.plan, map[string]float64{"val_accuracy": c.ValAccuracy})
+		d.Temperature = c.Temperature
+		if err := d.Save(string(folder)); err != nil {
+			return nil, err
+		}
 	}
 	if err := keep(predictions, folder); err != nil {
 		return nil, err
@@ -318,7 +375,7 @@ func (r *runner) best(chosen candidate, result *run.Result) error {
 }
 
 // final trains the chosen candidate on the train and val splits, tests it, and saves the delta.
-func (r *runner) final(ctx context.Context, chosen candidate, result *run.Result) error {
+func (r *runner) final(ctx context.Context, chosen candidate, validated *run.Candidate, result *run.Result) error {
 	s, err := r.selection(chosen.budget)
 	if err != nil {
 		return err
@@ -326,36 +383,92 @@ func (r *runner) final(ctx context.Context, chosen candidate, result *run.Result
 	if len(r.data.Val) > 0 {
 		result.TrainedOn = "train+val"
 	}
+	if err := r.keepPlan(s.plan); err != nil {
+		return err
+	}
 	if s.plan != nil {
-		if err := s.plan.Save(r.folder.Path(run.PlanFile)); err != nil {
-			return err
-		}
 		r.report.Report(progress.Event{Stage: progress.Plan, Detail: s.plan})
 	}
 	s.run.Keep = true
 	if len(r.data.Test) > 0 {
 		s.run.Later = r.images(r.eval, r.data.Test, nil)
 	}
-	trained, err := r.train(ctx, s.run, "", r.folder, TrainOptions{Options: chosen.recipe(r.o), WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
+	o := chosen.recipe(r.o)
+	// without validation images nothing stops it early
+	if validated != nil && validated.BestEpoch > 0 {
+		o.Steps = 0
+		o = o.WithEpochs(validated.BestEpoch)
+	}
+	trained, err := r.train(ctx, s.run, "", r.folder, TrainOptions{Options: o, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
 	if err != nil {
 		return err
 	}
-	result.Counts, result.Epochs = trained.Tuning.Counts, trained.Epochs
 	result.Seconds += seconds(trained.Epochs)
+	if r.o.PaperProtocol && len(r.data.Test) > 0 {
+		greatest := 0.0
+		for _, e := range trained.Epochs {
+			greatest = max(greatest, e.TestAccuracy)
+		}
+		result.TestMax = &greatest
+	}
+	return r.deliver(ctx, trained, s.plan, result, func(sink train.Sink, report progress.Func) (objective.Evaluation, error) {
+		if r.isProbe(trained.Tuning) {
+			return r.evaluate(ctx, trained, r.data.Test, sink, report)
+		}
+		return s.run.Evaluate(ctx, s.run.Later, sink, report)
+	})
+}
+
+// finish makes the chosen candidate, which was trained on the train split, the result of the run:
+// it tests the candidate and saves its delta.
+func (r *runner) finish(ctx context.Context, chosen candidate, result *run.Result) error {
+	folder, p := r.folder.Candidate(chosen.name), r.plans[chosen.budget]
+	d, err := delta.Load(string(folder))
+	if err != nil {
+		return &run.InputError{Err: fmt.Errorf("reading the delta of the candidate %s: %w; remove the folder %s to train it again", chosen.name, err, folder)}
+	}
+	trained, err := Restore(r.model, d)
+	if err == nil {
+		trained.Epochs, err = folder.Metrics()
+	}
+	if err == nil {
+		err = r.keepPlan(p)
+	}
+	if err != nil {
+		return err
+	}
+	return r.deliver(ctx, trained, p, result, func(sink train.Sink, report progress.Func) (objective.Evaluation, error) {
+		return r.evaluate(ctx, trained, r.data.Test, sink, report)
+	})
+}
+
+// keepPlan saves the plan of the result in the run folder. p is nil for a method that does not
+// plan.
+func (r *runner) keepPlan(p *plan.Plan) error {
+	if p == nil {
+		return nil
+	}
+	return p.Save(r.folder.Path(run.PlanFile))
+}
+
+// deliver tests a training once, completes the result with it and saves its delta. evaluate
+// evaluates the test split.
+func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, result *run.Result, evaluate func(train.Sink, progress.Func) (objective.Evaluation, error)) error {
+	result.Counts, result.Epochs, result.Rank = trained.Tuning.Counts, trained.Epochs, trained.Tuning.Selection.Rank
 	metrics := map[string]float64{}
 	if result.Val != nil {
 		metrics["val_accuracy"] = *result.Val
 	}
 	if len(r.data.Test) > 0 {
 		predictions, sink := r.predictions(r.data.Test)
-		e, err := s.run.Evaluate(ctx, s.run.Later, sink, func(e progress.Event) {
+		e, err := evaluate(sink, func(e progress.Event) {
 			e.Stage = progress.Test
 			r.report.Report(e)
 		})
 		if err != nil {
 			return err
 		}
-		if err := measure(predictions, "test", result); err != nil {
+		if err := setMetrics(predictions, "test", result); err != nil {
 			return err
 		}
 		if err := keep(predictions, r.folder); err != nil {
@@ -363,25 +476,40 @@ func (r *runner) final(ctx context.Context, chosen candidate, result *run.Result
 		}
 		result.Test = &e
 		metrics["test_accuracy"] = e.Accuracy
-		if r.o.PaperProtocol {
-			greatest := 0.0
-			for _, e := range trained.Epochs {
-				greatest = max(greatest, e.TestAccuracy)
-			}
-			result.TestMax = &greatest
-		}
 	}
-	result.Rank, result.Finished = trained.Tuning.Selection.Rank, time.Now().UTC()
-	d := r.Delta(r.o.Method, trained, s.plan, metrics)
+	result.Finished = time.Now().UTC()
+	d := r.Delta(result.Method, trained, p, metrics)
 	d.Temperature = result.Temperature
 	return d.Save(string(r.folder))
 }
 
+// compareProbe adds the linear probe to the result. It tests the probe if the probe is not the
+// result itself, and if there is time for it.
+func (r *runner) compareProbe(ctx context.Context, result *run.Result) error {
+	listed := *r.probed.result
+	listed.Metrics = nil // the folder of the probe has them
+	result.Probe = &listed
+	if result.Test == nil || result.Method == method.Linear || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
+		return nil
+	}
+	e, err := r.evaluate(ctx, r.probed.trained, r.data.Test, nil, nil)
+	result.ProbeTest = &e
+	return err
+}
+
 // train runs one training and keeps its state and metrics in folder.
 func (r *runner) train(ctx context.Context, training *train.Run, candidate string, folder run.Folder, o TrainOptions) (*Trained, error) {
+	if r.isProbe(training.Tuning) {
+		return r.trainedProbe(ctx, folder, o)
+	}
+	o.Initial, o.TimeLeft = r.start(training.Tuning), r.share(training)
 	o.Checkpoint = folder.Path(run.TrainStateFile)
+	began := time.Now()
 	o.Progress = func(e progress.Event) {
 		e.Candidate = candidate
+		if e.Left > 0 { // the other trainings take as long as this one
+			e.Left += time.Duration(r.left-1)*(time.Since(began)+e.Left) + r.testTime()
+		}
 		r.report.Report(e)
 	}
 	o.EpochDone = folder.SaveMetrics
@@ -391,6 +519,38 @@ func (r *runner) train(ctx context.Context, training *train.Run, candidate strin
 	}
 	// If the program was killed after an epoch, metrics.jsonl may lack that epoch.
 	return trained, folder.SaveMetrics(trained.Epochs)
+}
+
+// start returns the initial values of a training that are not drawn: those of a delta, or the head
+// of the probe. An MLP head starts with drawn values.
+func (r *runner) start(t *peft.Tuning) checkpoint.StateDict {
+	if r.from != nil {
+		return r.from.initial
+	}
+	if r.probed == nil || t.Selection.MLPHead > 0 {
+		return nil
+	}
+	return r.probed.start
+}
+
+// share returns the function that limits the time of a training, or nil without a time limit. The
+// trainings that have not ended share the time that the test does not need.
+func (r *runner) share(training *train.Run) func() time.Duration {
+	if r.deadline.IsZero() {
+		return nil
+	}
+	began := time.Now()
+	return func() time.Duration {
+		r.forward = max(r.forward, training.ForwardTime()) // the machine may have become slower
+		end := r.deadline.Add(-r.testTime())
+		return time.Until(began.Add(end.Sub(began) / time.Duration(max(1, r.left))))
+	}
+}
+
+// testTime returns the estimated time of the test, with a margin: another program may begin
+// meanwhile.
+func (r *runner) testTime() time.Duration {
+	return time.Duration(len(r.data.Test)) * r.forward * 13 / 10
 }
 
 // seconds returns the time spent in all epochs.

@@ -48,14 +48,15 @@ type Architecture[F any] struct {
 	// Params lists the tensors of the backbone without its head, in the order of PyTorch's
 	// named_parameters.
 	Params func(f F, c Config) []Param
-	// Features computes the input of the head, [B, NumFeatures], from images
-	// [B, ImageSize, ImageSize, 3], which are float32 and normalised. It gets every tensor from l
+	// Features computes the input of the head, [B, NumFeatures]. With block 0, x holds images
+	// [B, ImageSize, ImageSize, 3], which are float32 and normalised. With a greater block, x holds
+	// the result of Hidden, and Features begins with this block. Features gets every tensor from l
 	// and passes every result to l.
-	Features func(f F, c Config, l Layers, images *Node) *Node
+	Features func(f F, c Config, l Layers, block int, x *Node) *Node
 	// FeatureMap computes the last feature map, [B, H, W, D], after the final norm and before
-	// pooling. It takes the same images as Features. The map does not contain class tokens and
+	// pooling. It takes the same block and x as Features. The map does not contain class tokens and
 	// register tokens.
-	FeatureMap func(f F, c Config, l Layers, images *Node) *Node
+	FeatureMap func(f F, c Config, l Layers, block int, x *Node) *Node
 	// NumFeatures returns the width of the features that Features computes.
 	NumFeatures func(f F) int
 	// Blocks returns the number of residual blocks. Features numbers the blocks from 0 when it
@@ -65,6 +66,13 @@ type Architecture[F any] struct {
 	// network that does most of the work for an image.
 	Tokens func(f F, c Config) int
 
+	// Hidden computes the tokens [B, N, D] that enter a block, from the images of Features. The
+	// block is at least 1 and less than Blocks. Nil means that Features and FeatureMap begin with
+	// block 0 only.
+	Hidden func(f F, c Config, l Layers, block int, images *Node) *Node
+	// HiddenSize returns the number N of tokens and the width D in the result of Hidden. It must be
+	// set if Hidden is set.
+	HiddenSize func(f F, c Config, block int) (tokens, width int)
 	// Fit adapts the weights of a checkpoint from the configuration from to the configuration to.
 	// The image sizes of the two may differ. Fit returns an error if the graph would ignore some of
 	// the weights. Nil means that the weights fit every image size.
@@ -127,6 +135,9 @@ func Register[F any](a Architecture[F]) error {
 			unset = append(unset, field.name)
 		}
 	}
+	if (a.Hidden == nil) != (a.HiddenSize == nil) {
+		unset = append(unset, "Hidden or HiddenSize, which need each other")
+	}
 	if len(unset) > 0 {
 		return fail("required fields are not set: %s; set them", strings.Join(unset, ", "))
 	}
@@ -169,8 +180,8 @@ func (a Architecture[F]) ofAnyForm() Architecture[any] {
 		Validate:    func(f any, c Config) error { return a.Validate(f.(F), c) },
 		Describe:    func(f any, c Config) string { return a.Describe(f.(F), c) },
 		Params:      func(f any, c Config) []Param { return a.Params(f.(F), c) },
-		Features:    func(f any, c Config, l Layers, images *Node) *Node { return a.Features(f.(F), c, l, images) },
-		FeatureMap:  func(f any, c Config, l Layers, images *Node) *Node { return a.FeatureMap(f.(F), c, l, images) },
+		Features:    func(f any, c Config, l Layers, block int, x *Node) *Node { return a.Features(f.(F), c, l, block, x) },
+		FeatureMap:  func(f any, c Config, l Layers, block int, x *Node) *Node { return a.FeatureMap(f.(F), c, l, block, x) },
 		NumFeatures: func(f any) int { return a.NumFeatures(f.(F)) },
 		Blocks:      func(f any) int { return a.Blocks(f.(F)) },
 		Tokens:      func(f any, c Config) int { return a.Tokens(f.(F), c) },
@@ -184,6 +195,12 @@ func (a Architecture[F]) ofAnyForm() Architecture[any] {
 	}
 	if a.HuggingFace != nil {
 		out.HuggingFace = func(f any, c Config) (*HuggingFace, error) { return a.HuggingFace(f.(F), c) }
+	}
+	if a.Hidden != nil {
+		out.Hidden = func(f any, c Config, l Layers, block int, images *Node) *Node {
+			return a.Hidden(f.(F), c, l, block, images)
+		}
+		out.HiddenSize = func(f any, c Config, block int) (tokens, width int) { return a.HiddenSize(f.(F), c, block) }
 	}
 	for i := range out.Namings {
 		out.Namings[i].Architecture = a.Name

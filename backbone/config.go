@@ -115,16 +115,28 @@ func (c Config) NumFeatures() int { return c.architecture().NumFeatures(c.Form) 
 // Swin or a ConvNeXt.
 func (c Config) Head() string { return c.architecture().Head }
 
-// Features computes the input of the head, [B, NumFeatures], from images
-// [B, ImageSize, ImageSize, 3], which are float32 and normalised. [Model.Features] also accepts
-// uint8 pixels.
-func (c Config) Features(l Layers, images *Node) *Node {
-	return c.architecture().Features(c.Form, c, l, images)
+// Features computes the input of the head, [B, NumFeatures]. With block 0, x holds images
+// [B, ImageSize, ImageSize, 3], which are float32 and normalised. With a greater block, x holds the
+// tokens [B, N, D] that enter this block. [Config.HiddenSize] returns N and D. [Model.Features]
+// also accepts uint8 pixels.
+func (c Config) Features(l Layers, block int, x *Node) *Node {
+	return c.architecture().Features(c.Form, c, l, block, x)
 }
 
-// featureMap computes the map that [Model.FeatureMap] returns, from the same images as Features.
-func (c Config) featureMap(l Layers, images *Node) *Node {
-	return c.architecture().FeatureMap(c.Form, c, l, images)
+// HiddenSize returns the number of tokens of an image that enter a block, and their width. These
+// are the positions and channels of the feature map of a Swin or a ConvNeXt. HiddenSize returns an
+// error unless the block is at least 1 and less than Blocks, and if the architecture cannot begin a
+// forward pass at a block.
+func (c Config) HiddenSize(block int) (tokens, width int, err error) {
+	a := c.architecture()
+	switch blocks := c.Blocks(); {
+	case a.HiddenSize == nil:
+		return 0, 0, fmt.Errorf("a backbone of the architecture %s cannot begin a forward pass at a block; train it from the images", a.Name)
+	case block < 1 || block >= blocks:
+		return 0, 0, fmt.Errorf("block %d: expected 1 to %d, because the backbone has %d blocks, numbered from 0", block, blocks-1, blocks)
+	}
+	tokens, width = a.HiddenSize(c.Form, c, block)
+	return tokens, width, nil
 }
 
 // Classify computes the logits [B, NumClasses] from features [B, NumFeatures].
@@ -190,6 +202,22 @@ func (p Param) Matrix() bool { return p.Role == Scored && len(p.Shape) == 2 && !
 // plans and reports keep this order.
 func (c Config) Params() []Param {
 	return append(c.architecture().Params(c.Form, c), LinearParams(c.Head(), c.NumClasses, c.NumFeatures(), Head)...)
+}
+
+// ParamsFrom lists the tensors that the forward pass reads from the input of a block on: those of
+// this block and of all later layers, with the head last. ParamsFrom(0) lists all tensors.
+func (c Config) ParamsFrom(block int) []Param {
+	params := c.Params()
+	seen, last := -1, ""
+	for i, p := range params {
+		if b := Block(p.Name); b != "" && b != last {
+			seen, last = seen+1, b
+		}
+		if block > 0 && seen == block {
+			return params[i:]
+		}
+	}
+	return params
 }
 
 // LinearParams returns the weight NAME.weight [out, in] and the bias NAME.bias [out] of a linear

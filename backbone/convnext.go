@@ -46,6 +46,7 @@ var convnext = Architecture[ConvNeXt]{
 	Configure: configureConvNeXt, Validate: ConvNeXt.validate, Describe: ConvNeXt.describe, Params: ConvNeXt.params,
 	Features: ConvNeXt.features, FeatureMap: ConvNeXt.featureMap,
 	NumFeatures: ConvNeXt.numFeatures, Blocks: ConvNeXt.blocks, Tokens: ConvNeXt.tokens,
+	Hidden: ConvNeXt.hidden, HiddenSize: ConvNeXt.hiddenSize,
 	Fit: fitConvNeXt, Export: exportConvNeXt, HuggingFace: ConvNeXt.huggingFace,
 }
 
@@ -254,8 +255,8 @@ const hiddenLayer = "head.pre_logits.fc"
 
 // features computes the mean of the feature map over all positions, and normalises it. In a model
 // with a hidden layer before the head, the layer and its GELU follow.
-func (v ConvNeXt) features(c Config, l Layers, images *Node) *Node {
-	x := v.finalNorm(c, l, ReduceMean(v.encode(c, l, images), 1, 2))
+func (v ConvNeXt) features(c Config, l Layers, block int, x *Node) *Node {
+	x = v.finalNorm(c, l, ReduceMean(v.encode(c, l, block, v.blocks(), x), 1, 2))
 	if v.HiddenSize > 0 {
 		x = GELU(l.Linear(hiddenLayer, x))
 	}
@@ -264,8 +265,20 @@ func (v ConvNeXt) features(c Config, l Layers, images *Node) *Node {
 
 // featureMap computes the last feature map. It normalises every position on its own, so the mean of
 // the map is not exactly the result of features.
-func (v ConvNeXt) featureMap(c Config, l Layers, images *Node) *Node {
-	return v.finalNorm(c, l, v.encode(c, l, images))
+func (v ConvNeXt) featureMap(c Config, l Layers, block int, x *Node) *Node {
+	return v.finalNorm(c, l, v.encode(c, l, block, v.blocks(), x))
+}
+
+// hidden implements Architecture.Hidden.
+func (v ConvNeXt) hidden(c Config, l Layers, block int, images *Node) *Node {
+	x := v.encode(c, l, 0, block, images)
+	return Reshape(x, x.Shape().Dim(0), -1, x.Shape().Dim(3))
+}
+
+// hiddenSize implements Architecture.HiddenSize.
+func (v ConvNeXt) hiddenSize(c Config, block int) (tokens, width int) {
+	i := stageOf(v.Depths, block)
+	return v.side(c, i) * v.side(c, i), v.Dims[i]
 }
 
 // finalNorm computes the final norm over the channels of x [..., D].
@@ -274,25 +287,31 @@ func (v ConvNeXt) finalNorm(c Config, l Layers, x *Node) *Node {
 	return c.LayerNorm(l, "head.norm", x)
 }
 
-// encode returns the output of the last block, [B, H, W, D].
-func (v ConvNeXt) encode(c Config, l Layers, images *Node) *Node {
+// encode computes the blocks [from, to). x holds images if from is 0, otherwise tokens [B, N, D].
+// The result is the input of block to, or the output of the last block, [B, H, W, D].
+func (v ConvNeXt) encode(c Config, l Layers, from, to int, x *Node) *Node {
 	// convolved computes the named convolution. Its kernel size and stride are p.
 	convolved := func(name string, x *Node, p int) *Node {
 		return l.Output(name, PatchEmbed(l, name, cropToMultiple(x, p), p))
 	}
-	x := c.LayerNorm(l, "stem.1", convolved("stem.0", images, v.PatchSize))
-	block := 0
+	if from == 0 {
+		x = c.LayerNorm(l, "stem.1", convolved("stem.0", x, v.PatchSize))
+	} else {
+		i := stageOf(v.Depths, from)
+		x = Reshape(x, x.Shape().Dim(0), v.side(c, i), v.side(c, i), v.Dims[i])
+	}
+	first := 0 // block of the stage
 	for i, depth := range v.Depths {
 		s := fmt.Sprintf("stages.%d.", i)
-		if i > 0 {
+		if from < first && first <= to {
 			x = convolved(s+"downsample.1", c.LayerNorm(l, s+"downsample.0", x), downsampleSide)
 		}
-		for j := range depth {
+		for j := max(0, from-first); j < min(depth, to-first); j++ {
 			name := fmt.Sprintf("%sblocks.%d", s, j)
 			x = blockInput(l, x)
-			x = Add(x, l.Branch(name, block, x, v.block(c, l, name+".", x)))
-			block++
+			x = Add(x, l.Branch(name, first+j, x, v.block(c, l, name+".", x)))
 		}
+		first += depth
 	}
 	return lastBlockOutput(l, x)
 }

@@ -260,25 +260,33 @@ func (m *Model) images(x *Node) *Node {
 
 // Features computes the input of the head, float32 [B, NumFeatures], in the precision of the model.
 // images is [B, S, S, 3], where S is Config.ImageSize. It holds uint8 pixels, or normalised float32
-// values.
+// values. A model of [Model.FromBlock] takes tokens instead.
 func (m *Model) Features(l Layers, images *Node) *Node {
-	return m.inPrecision(m.Config.Features, l, images)
+	return m.inPrecision(m.Config.architecture().Features, l, m.firstBlock, images)
 }
 
 // FeatureMap computes the last feature map, float32 [B, H, W, D], after the final norm and before
 // pooling, in the precision of the model. The map does not contain class tokens and register
 // tokens. images has the same form as in [Model.Features].
 func (m *Model) FeatureMap(l Layers, images *Node) *Node {
-	return m.inPrecision(m.Config.featureMap, l, images)
+	return m.inPrecision(m.Config.architecture().FeatureMap, l, m.firstBlock, images)
 }
 
-// inPrecision calls build in the precision of the model. images has the same form as in Features.
-// The result is float32.
-func (m *Model) inPrecision(build func(l Layers, images *Node) *Node, l Layers, images *Node) *Node {
-	images = m.images(images)
-	checkpoint := m.CheckpointActivations && !program.Rematerialises(images.Graph().Backend())
-	if dtype := m.Precision.DType(); dtype != dtypes.Float32 || checkpoint {
-		l, images = typedLayers{l, dtype, checkpoint}, ConvertDType(images, dtype)
+// Hidden computes the tokens that enter a block, float32 [B, N, D], in the precision of the model.
+// [Config.HiddenSize] returns N and D, and an error for a block that Hidden cannot take. images has
+// the same form as in [Model.Features].
+func (m *Model) Hidden(l Layers, block int, images *Node) *Node {
+	return m.inPrecision(m.Config.architecture().Hidden, l, block, images)
+}
+
+// inPrecision calls build, a function of an Architecture, in the precision of the model. x holds
+// images in the form of Features, or tokens. The result is float32.
+func (m *Model) inPrecision(build func(f any, c Config, l Layers, block int, x *Node) *Node, l Layers, block int, x *Node) *Node {
+	x = m.images(x)
+	checkpoint := m.CheckpointActivations && !program.Rematerialises(x.Graph().Backend())
+	dtype := m.Precision.DType()
+	if dtype != dtypes.Float32 || checkpoint {
+		l = typedLayers{l, dtype, checkpoint}
 	}
-	return ConvertDType(build(l, images), dtypes.Float32)
+	return ConvertDType(build(m.Config.Form, m.Config, l, block, ConvertDType(x, dtype)), dtypes.Float32)
 }

@@ -112,8 +112,10 @@ type Model struct {
 	// convMLP reports that the linear layers of a ConvNeXt's MLPs were 1×1 convolutions in the
 	// checkpoint, as in timm's small models. Save writes them in the same shape.
 	convMLP bool
-	asTimm  bool    // the tensors of the checkpoint are as TimmFile describes
-	placed  *placed // shared with all copies that In returns
+	// firstBlock is the block at which Features and FeatureMap begin.
+	firstBlock int
+	asTimm     bool    // the tensors of the checkpoint are as TimmFile describes
+	placed     *placed // shared with all copies that In returns
 }
 
 // placed holds the copies of the weights on backends.
@@ -150,6 +152,16 @@ func (m *Model) WithWeights(weights checkpoint.StateDict) *Model {
 func (m *Model) In(p backend.Precision, checkpoint bool) *Model {
 	other := *m
 	other.Precision, other.CheckpointActivations = p, checkpoint
+	return &other
+}
+
+// FromBlock returns a copy of the model that shares the weights and begins with the given block.
+// Its Features and FeatureMap take the tokens [B, N, D] that enter this block, as [Model.Hidden]
+// computes them, in any floating-point type. [Config.HiddenSize] returns an error for a block that
+// FromBlock cannot take.
+func (m *Model) FromBlock(block int) *Model {
+	other := *m
+	other.firstBlock = block
 	return &other
 }
 

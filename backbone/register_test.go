@@ -73,15 +73,15 @@ var mixerArchitecture = backbone.Architecture[mixer]{
 		}
 		return append(out, backbone.NormParams("norm", v.EmbedDim)...)
 	},
-	Features: func(v mixer, c backbone.Config, l backbone.Layers, images *Node) *Node {
-		return ReduceMean(v.featureMap(c, l, images), 1, 2)
+	Features: func(v mixer, c backbone.Config, l backbone.Layers, _ int, images *Node) *Node {
+		return ReduceMean(v.featureMap(c, l, 0, images), 1, 2)
 	},
 	FeatureMap: mixer.featureMap,
 }
 
 func (v mixer) tokens(c backbone.Config) int { return v.side(c) * v.side(c) }
 
-func (v mixer) featureMap(c backbone.Config, l backbone.Layers, images *Node) *Node {
+func (v mixer) featureMap(c backbone.Config, l backbone.Layers, _ int, images *Node) *Node {
 	mlp := func(name string, x *Node) *Node {
 		return l.Linear(name+".fc2", backbone.GELU(l.Linear(name+".fc1", x)))
 	}
@@ -159,8 +159,8 @@ func complete[F any](name string) backbone.Architecture[F] {
 		Validate:    func(F, backbone.Config) error { return nil },
 		Describe:    func(F, backbone.Config) string { return name },
 		Params:      func(F, backbone.Config) []backbone.Param { return nil },
-		Features:    func(F, backbone.Config, backbone.Layers, *Node) *Node { return nil },
-		FeatureMap:  func(F, backbone.Config, backbone.Layers, *Node) *Node { return nil },
+		Features:    func(F, backbone.Config, backbone.Layers, int, *Node) *Node { return nil },
+		FeatureMap:  func(F, backbone.Config, backbone.Layers, int, *Node) *Node { return nil },
 		NumFeatures: func(F) int { return 1 },
 		Blocks:      func(F) int { return 1 },
 		Tokens:      func(F, backbone.Config) int { return 1 },

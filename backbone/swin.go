@@ -46,6 +46,7 @@ var swin = Architecture[Swin]{
 	Configure: configureSwin, Validate: Swin.validate, Describe: Swin.describe, Params: Swin.params,
 	Features: Swin.features, FeatureMap: Swin.featureMap,
 	NumFeatures: Swin.numFeatures, Blocks: Swin.blocks, Tokens: Swin.tokens,
+	Hidden: Swin.hidden, HiddenSize: Swin.hiddenSize,
 	Fit: fitSwin, BeyondTimm: Swin.beyondTimm, HuggingFace: Swin.huggingFace,
 }
 
@@ -284,34 +285,65 @@ func (w Swin) params(c Config) []Param {
 }
 
 // features computes the mean of all tokens.
-func (w Swin) features(c Config, l Layers, images *Node) *Node {
-	return ReduceMean(w.featureMap(c, l, images), 1, 2)
+func (w Swin) features(c Config, l Layers, block int, x *Node) *Node {
+	return ReduceMean(w.featureMap(c, l, block, x), 1, 2)
 }
 
 // featureMap computes the tokens of the last stage after the final norm.
-func (w Swin) featureMap(c Config, l Layers, images *Node) *Node {
-	x := l.Output("patch_embed.proj", PatchEmbed(l, "patch_embed.proj", images, w.PatchSize))
-	x = c.LayerNorm(l, "patch_embed.norm", x)
-	block := 0
+func (w Swin) featureMap(c Config, l Layers, block int, x *Node) *Node {
+	return c.LayerNorm(l, "norm", w.encode(c, l, block, w.blocks(), x))
+}
+
+// hidden implements Architecture.Hidden.
+func (w Swin) hidden(c Config, l Layers, block int, images *Node) *Node {
+	x := w.encode(c, l, 0, block, images)
+	return Reshape(x, x.Shape().Dim(0), -1, x.Shape().Dim(3))
+}
+
+// hiddenSize implements Architecture.HiddenSize.
+func (w Swin) hiddenSize(c Config, block int) (tokens, width int) {
+	s := w.stage(c, stageOf(w.Depths, block))
+	return s.side * s.side, s.width
+}
+
+// stageOf returns the stage of a block. depths holds the number of blocks of each stage.
+func stageOf(depths []int, block int) (stage int) {
+	for ; block >= depths[stage]; stage++ {
+		block -= depths[stage]
+	}
+	return stage
+}
+
+// encode computes the blocks [from, to). x holds images if from is 0, otherwise tokens [B, N, D].
+// The result is the input of block to, or the output of the last block, [B, side, side, width].
+func (w Swin) encode(c Config, l Layers, from, to int, x *Node) *Node {
+	if from == 0 {
+		x = l.Output("patch_embed.proj", PatchEmbed(l, "patch_embed.proj", x, w.PatchSize))
+		x = c.LayerNorm(l, "patch_embed.norm", x)
+	} else {
+		s := w.stage(c, stageOf(w.Depths, from))
+		x = Reshape(x, x.Shape().Dim(0), s.side, s.side, s.width)
+	}
+	first := 0 // block of the stage
 	for i, depth := range w.Depths {
 		s, layer := w.stage(c, i), fmt.Sprintf("layers.%d.", i)
-		if i > 0 {
+		if from < first && first <= to {
 			x = c.LayerNorm(l, layer+"downsample.norm", mergePatches(pad(x, 2)))
 			x = l.Linear(layer+"downsample.reduction", x)
 		}
 		attention := w.attention(s, l, x.Graph())
-		for n := range depth {
-			b := fmt.Sprintf("%sblocks.%d.", layer, n)
+		for n := max(0, from-first); n < min(depth, to-first); n++ {
+			b, block := fmt.Sprintf("%sblocks.%d.", layer, n), first+n
 			x = blockInput(l, x)
 			y := attention(b+"attn.", c.LayerNorm(l, b+"norm1", x), n%2 == 1)
 			x = Add(x, l.Branch(b+"attn", block, x, y))
 			y = l.Linear(b+"mlp.fc1", c.LayerNorm(l, b+"norm2", x))
 			y = l.Linear(b+"mlp.fc2", GELU(y))
 			x = Add(x, l.Branch(b+"mlp", block, x, y))
-			block++
 		}
+		first += depth
 	}
-	return c.LayerNorm(l, "norm", lastBlockOutput(l, x))
+	return lastBlockOutput(l, x)
 }
 
 // attention returns a function that computes the multi-head self-attention of a block of one stage.

@@ -76,6 +76,7 @@ var vit = Architecture[ViT]{
 	Configure: configureViT, Validate: ViT.validate, Describe: ViT.describe, Params: ViT.params,
 	Features: ViT.features, FeatureMap: ViT.featureMap,
 	NumFeatures: ViT.numFeatures, Blocks: ViT.blocks, Tokens: ViT.tokens,
+	Hidden: ViT.hidden, HiddenSize: func(v ViT, c Config, _ int) (tokens, width int) { return v.tokens(c), v.EmbedDim },
 	Fit: fitViT, Export: splitHeads, BeyondTimm: ViT.beyondTimm, HuggingFace: ViT.huggingFace, Preprocessing: vitPreprocessing,
 }
 
@@ -259,42 +260,57 @@ func (v ViT) fc1Rows() int {
 }
 
 // features computes the input of the head, [B, NumFeatures].
-func (v ViT) features(c Config, l Layers, images *Node) *Node {
+func (v ViT) features(c Config, l Layers, block int, x *Node) *Node {
 	from, to := v.tokensRead(c)
-	return v.pool(c, l, v.encode(c, l, images, from, to))
+	return v.pool(c, l, v.encode(c, l, block, x, from, to))
 }
 
 // featureMap returns the patch tokens after the final norm as a map, [B, H, W, D].
-func (v ViT) featureMap(c Config, l Layers, images *Node) *Node {
-	x := v.encode(c, l, images, v.prefixTokens(), v.tokens(c))
+func (v ViT) featureMap(c Config, l Layers, block int, x *Node) *Node {
+	x = v.encode(c, l, block, x, v.prefixTokens(), v.tokens(c))
 	x = c.LayerNorm(l, v.finalNorm(), x)
 	return Reshape(x, x.Shape().Dim(0), v.grid(c), v.grid(c), v.EmbedDim)
 }
 
-// encode computes the blocks and returns the tokens [from, to) of the last block, [B, to−from, D].
+// hidden implements Architecture.Hidden.
+func (v ViT) hidden(c Config, l Layers, block int, images *Node) *Node {
+	x := v.embed(c, l, images)
+	for n := range block {
+		x = v.block(c, l, n, x, 0, v.tokens(c))
+	}
+	return lastBlockOutput(l, x)
+}
+
+// encode computes the blocks from the given one on, and returns the tokens [from, to) of the last
+// block, [B, to−from, D]. x holds images for block 0, and tokens for a greater block.
+func (v ViT) encode(c Config, l Layers, block int, x *Node, from, to int) *Node {
+	if block == 0 {
+		x = v.embed(c, l, x)
+	}
+	for n := block; n < v.Depth; n++ {
+		x = v.block(c, l, n, x, from, to)
+	}
+	return lastBlockOutput(l, x)
+}
+
+// block computes block n for the tokens x [B, N, D]. The last block returns only the tokens [from,
+// to).
 //
 // Nothing reads the other tokens of the last block, so for them the last block computes only keys
 // and values. If the pooling reads only the class token, this saves almost one twelfth of the work
 // of a model with twelve blocks, in the forward pass and in the backward pass.
-func (v ViT) encode(c Config, l Layers, images *Node, from, to int) *Node {
-	x := v.embed(c, l, images)
-	if v.PreNorm {
-		x = c.LayerNorm(l, "norm_pre", x)
+func (v ViT) block(c Config, l Layers, n int, x *Node, from, to int) *Node {
+	b := fmt.Sprintf("blocks.%d.", n)
+	x = l.Tokens(n, blockInput(l, x))
+	y := c.LayerNorm(l, b+"norm1", x)
+	query := y
+	if n == v.Depth-1 {
+		x, query = tokens(x, from, to), tokens(y, from, to)
 	}
-	for n := range v.Depth {
-		b := fmt.Sprintf("blocks.%d.", n)
-		x = l.Tokens(n, blockInput(l, x))
-		y := c.LayerNorm(l, b+"norm1", x)
-		query := y
-		if n == v.Depth-1 {
-			x, query = tokens(x, from, to), tokens(y, from, to)
-		}
-		y = v.attention(c, l, b+"attn.", query, y)
-		x = Add(x, l.Branch(b+"attn", n, x, v.layerScale(l, b+"ls1", y)))
-		y = v.mlp(l, b+"mlp.", c.LayerNorm(l, b+"norm2", x))
-		x = Add(x, l.Branch(b+"mlp", n, x, v.layerScale(l, b+"ls2", y)))
-	}
-	return lastBlockOutput(l, x)
+	y = v.attention(c, l, b+"attn.", query, y)
+	x = Add(x, l.Branch(b+"attn", n, x, v.layerScale(l, b+"ls1", y)))
+	y = v.mlp(l, b+"mlp.", c.LayerNorm(l, b+"norm2", x))
+	return Add(x, l.Branch(b+"mlp", n, x, v.layerScale(l, b+"ls2", y)))
 }
 
 // tokens returns the tokens [from, to) of x [B, N, D].
@@ -306,7 +322,8 @@ func tokens(x *Node, from, to int) *Node {
 }
 
 // embed computes the input of the first block, [B, N, D]. It cuts the images into patches, projects
-// the patches to tokens, puts the prefix tokens in front and adds the position embedding.
+// the patches to tokens, puts the prefix tokens in front and adds the position embedding. The norm
+// before the first block follows, if the backbone has one.
 func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 	batch, d := images.Shape().Dim(0), v.EmbedDim
 	x := PatchEmbed(l, "patch_embed.proj", images, v.PatchSize)
@@ -325,6 +342,9 @@ func (v ViT) embed(c Config, l Layers, images *Node) *Node {
 	}
 	if !v.PatchPositions {
 		x = Add(x, graph.Everywhere(storedParam(l, "pos_embed"), x))
+	}
+	if v.PreNorm {
+		x = c.LayerNorm(l, "norm_pre", x)
 	}
 	return x
 }

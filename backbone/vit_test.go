@@ -153,7 +153,7 @@ func TestViTFixtures(t *testing.T) {
 					continue // one checkpoint of each variant is enough
 				}
 				out := run(t, be, m, normalised(t, f), func(w backbone.Layers, images *Node) []*Node {
-					out := []*Node{m.Config.Features(w, images)}
+					out := []*Node{m.Config.Features(w, 0, images)}
 					if f.HasLogits {
 						out = append(out, m.Config.Classify(w, out[0]))
 					}
@@ -198,7 +198,7 @@ func TestViTGradients(t *testing.T) {
 		var grads [2][][]float32
 		for i, be := range []backend.Backend{fast, plain} {
 			grads[i] = run(t, be, m, normalised(t, f), func(w backbone.Layers, images *Node) []*Node {
-				y := m.Config.Features(w, images)
+				y := m.Config.Features(w, 0, images)
 				var all []*Node
 				for _, p := range m.Config.Params() {
 					if p.Role != backbone.Head {
@@ -419,7 +419,7 @@ func TestViTImageSize(t *testing.T) {
 			images[i] = float32(i%17)/17 - 0.5
 		}
 		fast, _ := backends(t)
-		out := run(t, fast, m, images, func(w backbone.Layers, x *Node) []*Node { return []*Node{m.Config.Features(w, x)} })
+		out := run(t, fast, m, images, func(w backbone.Layers, x *Node) []*Node { return []*Node{m.Config.Features(w, 0, x)} })
 		if len(out[0]) != 2*m.Config.NumFeatures() {
 			t.Errorf("%s: %d features", name, len(out[0]))
 		}

@@ -6,9 +6,9 @@ import "math"
 // conversions in this file narrow them. GoMLX's conversions from float32 do not round to the
 // nearest value, and they turn some NaNs into infinities.
 
-// toFloat16 rounds f to the nearest IEEE 754 binary16, ties to even. As in PyTorch, numbers from
+// ToFloat16 rounds f to the nearest IEEE 754 binary16, ties to even. As in PyTorch, numbers from
 // 65520 upwards become Inf, and their negatives become -Inf. NaN stays NaN.
-func toFloat16(f float32) uint16 {
+func ToFloat16(f float32) uint16 {
 	b := math.Float32bits(f)
 	sign := uint16(b>>16) & 0x8000
 	b &= 0x7fffffff

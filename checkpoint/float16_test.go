@@ -36,7 +36,7 @@ func TestHalfPrecisionExhaustive(t *testing.T) {
 		widen              func(uint16) float32
 		narrow             func(float32) uint16
 	}{
-		{"F16", 5, 10, func(h uint16) float32 { return float16.FromBits(h).Float32() }, toFloat16},
+		{"F16", 5, 10, func(h uint16) float32 { return float16.FromBits(h).Float32() }, ToFloat16},
 		{"BF16", 8, 7, func(h uint16) float32 { return bfloat16.FromBits(h).Float32() }, toBFloat16},
 	} {
 		infinity := uint16(1<<format.exponent-1) << format.fraction

@@ -110,8 +110,11 @@ func readContents(k kind, r io.ReaderAt, size int64, name string) (contents, err
 // folderFiles are the names of weights that the libraries of Hugging Face look for in a folder.
 var folderFiles = []string{"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"}
 
-// fileExtensions are the extensions by which Find recognises a checkpoint in a folder.
+// fileExtensions are the extensions of checkpoint files.
 var fileExtensions = []string{".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz", ".tar"}
+
+// HasExtension reports whether a name ends in the extension of a checkpoint file.
+func HasExtension(name string) bool { return slices.Contains(fileExtensions, filepath.Ext(name)) }
 
 // Find returns the path of the checkpoint file at path. If path is not a folder, Find returns path.
 // In a folder it looks for model.safetensors, model.safetensors.index.json, pytorch_model.bin and
@@ -148,7 +151,7 @@ func Find(path string) (_ string, err error) {
 		} else if len(names) == 20 {
 			names = append(names, "…")
 		}
-		if !e.IsDir() && slices.Contains(fileExtensions, filepath.Ext(e.Name())) {
+		if !e.IsDir() && HasExtension(e.Name()) {
 			found = append(found, filepath.Join(path, e.Name()))
 		}
 	}

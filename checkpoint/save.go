@@ -166,7 +166,7 @@ func write(w io.Writer, e Entry) error {
 	case []float32:
 		switch e.DType {
 		case F16:
-			return encode(w, data, func(b []byte, v float32) []byte { return binary.LittleEndian.AppendUint16(b, toFloat16(v)) })
+			return encode(w, data, func(b []byte, v float32) []byte { return binary.LittleEndian.AppendUint16(b, ToFloat16(v)) })
 		case BF16:
 			return encode(w, data, func(b []byte, v float32) []byte { return binary.LittleEndian.AppendUint16(b, toBFloat16(v)) })
 		}

@@ -22,7 +22,11 @@ func readConfig(cmd *cobra.Command, o *options) error {
 		return err
 	}
 	before := given(cmd)
-	c, err := run.Configure(file, flags)
+	base, err := baseRecipe(file, o.config.Data.Task)
+	if err != nil {
+		return err
+	}
+	c, err := run.Configure(base, file, flags)
 	if err != nil {
 		if at, ok := errors.AsType[*yamlfile.Error](err); ok && at.Line == 0 {
 			// A flag is the cause, because the nodes of flags have no places.
@@ -34,7 +38,22 @@ func readConfig(cmd *cobra.Command, o *options) error {
 	if _, ok := before["budget"]; ok {
 		o.config.Tune.Budgets = nil // setting the flag again appends
 	}
-	return setAgain(cmd, before, func(f flagRow) bool { return f.on != "*" })
+	// Configure has set the options of the preset of --augment.
+	return setAgain(cmd, before, func(f flagRow) bool { return f.on != "*" && f.name != "augment" })
+}
+
+// baseRecipe returns the configuration below a file, which names the recipe auto. It is nil for the
+// config.json of a run, which has all options, and for a data set of a benchmark. task is the value
+// of --task.
+func baseRecipe(file *yamlfile.Node, task string) (*yamlfile.Node, error) {
+	if yamlfile.Key(file, "spt") != nil || task != "" || yamlfile.Key(yamlfile.Key(file, "data"), "task") != nil {
+		return nil, nil
+	}
+	n, err := yamlfile.Parse([]byte("tune: {recipe: " + run.RecipeAuto + "}"))
+	if err == nil {
+		clearPlaces(n)
+	}
+	return n, err
 }
 
 // overrides returns the flags that determine the defaults of other keys, or make recorded keys
@@ -58,8 +77,10 @@ func overrides(cmd *cobra.Command, o *options) (*yamlfile.Node, error) {
 		value     any
 	}{
 		{"model", "path", model, c.Model.Path}, {"data", "path", data, c.Data.Path}, {"task", "task", data, c.Data.Task},
-		{"resize", "resize", images, c.Data.Images.Resize}, {"method", "method", tune, c.Tune.Method},
+		{"resize", "resize", images, c.Data.Images.Resize}, {"augment", "preset", images, c.Data.Images.Preset}, {"augment", "auto_augment", tune, c.Tune.AutoAugment}, {"recipe", "recipe", tune, c.Tune.Recipe},
+		{"from-delta", "from_delta", tune, c.Tune.FromDelta}, {"method", "method", tune, c.Tune.Method},
 		{"epochs", "epochs", recipe, o.recipe.Epochs}, {"warmup-epochs", "warmup_epochs", recipe, o.recipe.WarmupEpochs}, {"lr", "lr", recipe, o.recipe.LR},
+		{"class-weights", "class_weights", recipe, o.recipe.ClassWeights}, {"balanced-sampling", "balanced_sampling", recipe, o.recipe.BalancedSampling},
 		{"seed", "seed", recipe, o.recipe.Seed}, {"seed", "seed", score, o.recipe.Seed},
 	} {
 		if cmd.Flags().Changed(set.flag) {

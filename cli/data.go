@@ -284,6 +284,15 @@ type recipe struct {
 	Train          train.Options `json:"train"`
 }
 
+// imagesOf returns the image options of the recipe of a data set of a benchmark.
+func imagesOf(k dataset.Known) run.ImageOptions {
+	recipe, err := run.RecipeOf(k.Name)
+	if err != nil {
+		panic(err) // k is a known data set
+	}
+	return run.RecipeImages(recipe)
+}
+
 func (a *app) writeTasks() error {
 	if a.json {
 		type task struct {
@@ -295,7 +304,7 @@ func (a *app) writeTasks() error {
 		}
 		var tasks []task
 		for _, k := range dataset.KnownSets() {
-			o := run.TaskImages(k)
+			o := imagesOf(k)
 			tasks = append(tasks, task{k.Name, k.Group, k.Classes, k.Title, recipe{o.Resize, o.RandomCrop, o.HorizontalFlip, train.VTAB()}})
 		}
 		return a.writeJSON(tasks)
@@ -303,7 +312,7 @@ func (a *app) writeTasks() error {
 	text := table(func(w io.Writer) {
 		fmt.Fprintln(w, "task\tgroup\tclasses\timage options\tdata set")
 		for _, k := range dataset.KnownSets() {
-			o := run.TaskImages(k)
+			o := imagesOf(k)
 			images := "--resize " + o.Resize
 			if o.RandomCrop {
 				images += " --random-crop"

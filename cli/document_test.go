@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sptune/spt/backbone/catalogue"
 )
 
 // TestDocument compares docs/cli.md with the commands and their flags. With -update it writes the
@@ -27,6 +29,35 @@ func TestDocument(t *testing.T) {
 	}
 	if string(got) != want {
 		t.Errorf("%s is not up to date; write it again with: go test ./cli -run TestDocument -update", path)
+	}
+}
+
+// TestBackbones compares the table of backbones in README.md with the catalogue. With -update it
+// writes the table.
+func TestBackbones(t *testing.T) {
+	path := filepath.Join("..", "README.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "<!-- spt models -->\n", "<!-- end of table -->"
+	before, rest, found := strings.Cut(string(text), begin)
+	table, after, ended := strings.Cut(rest, end)
+	if !found || !ended {
+		t.Fatalf("README.md has no table between %q and %q", begin, end)
+	}
+	var b strings.Builder
+	b.WriteString("| name | parameters | input | ImageNet | licence | good for |\n|---|---|---|---|---|---|\n")
+	for _, m := range catalogue.All() {
+		fmt.Fprintf(&b, "| `%s` | %s | %d px | %s | %s | %s |\n", m.Name, short(m.Parameters()), m.Config.ImageSize, top1(m), m.Licence, m.Use)
+	}
+	switch {
+	case *update:
+		if err := os.WriteFile(path, []byte(before+begin+b.String()+end+after), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	case table != b.String():
+		t.Error("the table of backbones in README.md is not up to date; write it again with: go test ./cli -run TestBackbones -update")
 	}
 }
 

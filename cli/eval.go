@@ -51,7 +51,7 @@ on the same images and compares the two image by image.`,
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if err := takeRecipe(cmd, data); err != nil {
+		if err := takeTask(cmd, data); err != nil {
 			return err
 		}
 		if o.predictions != "" {
@@ -114,7 +114,7 @@ on the same images and compares the two image by image.`,
 		defer p.close()
 		newTask := func(t *tuned, d *dataset.Dataset) (*spt.Task, error) {
 			return spt.New(t.model, d, spt.WithObjective(t.trained.Objective), spt.WithCompute(*compute), spt.WithProgress(p.event),
-				spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, CacheBytes: data.Images.CacheBytes}))
+				spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, TestFlip: t.transform.TestFlip, CacheBytes: data.Images.CacheBytes}))
 		}
 		task, err := newTask(t, d)
 		if err != nil {

@@ -32,7 +32,7 @@ func TestFailedOperations(t *testing.T) {
 	}
 	p := newPlace(t, 6)
 	tune := func(out string) []string {
-		return []string{"tune", "--quiet", "--device", "cpu", "--model", "vit.safetensors", "--data", "data", "--budget", "300,400", "--rank", "1", "--epochs", "2", "--batch-size", "4", "--out", out}
+		return []string{"tune", "--recipe", "vtab", "--quiet", "--device", "cpu", "--model", "vit.safetensors", "--data", "data", "--budget", "300,400", "--rank", "1", "--epochs", "2", "--batch-size", "4", "--out", out}
 	}
 	p.do(tune("whole")...)
 	want := p.read("whole", delta.TensorsName)

@@ -85,14 +85,14 @@ func TestFlagTable(t *testing.T) {
 		if f.values != nil && f.closed && f.def != nil && !slices.Contains(f.values(), textOf(f.def)) {
 			fail("the default %v is not a known value", f.def)
 		}
-		if kind := f.file; (f.kind == "FILE") != (kind == inputFile || kind == outputFile) && !slices.Contains([]string{"python", "delta", "against", "from"}, f.name) {
+		if kind := f.file; (f.kind == "FILE") != (kind == inputFile || kind == outputFile) && !slices.Contains([]string{"python", "delta", "against", "from", "from-delta"}, f.name) {
 			fail("a %s is used as a file of kind %d", f.kind, kind)
 		}
 	}
 	// A flag means the same on all commands, so it is in the same group. The exceptions are
-	// --epochs of the suite and --seed of score.
+	// --epochs of the suite, --steps of bench and --seed of score.
 	for _, f := range rows {
-		if g, ok := groupOf[f.name]; ok && g != f.group && f.name != "epochs" && f.name != "seed" {
+		if g, ok := groupOf[f.name]; ok && g != f.group && f.name != "epochs" && f.name != "steps" && f.name != "seed" {
 			t.Errorf("--%s is in the groups %s and %s", f.name, g, f.group)
 		}
 		groupOf[f.name] = f.group

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/backbone/catalogue"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
@@ -38,22 +39,22 @@ func flagTable() []flagRow {
 
 		// The backbone.
 		{name: "model", on: "tune score plan train eval predict", group: modelGroup, common: true,
-			help: "the backbone: a checkpoint file or its folder, hf:OWNER/NAME[@REVISION][:FILE] for a model of the " +
-				"Hugging Face Hub, or demo for the embedded backbone",
-			kind: "FILE", file: inputFile, values: embeddedName,
+			help: "the backbone: a checkpoint file or its folder, a name that 'spt models' lists, such as vit_tiny, " +
+				"hf:OWNER/NAME[@REVISION][:FILE] for a model of the Hugging Face Hub, or demo for the embedded backbone",
+			kind: "FILE", file: inputFile, values: modelNames,
 			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) }},
 		{name: "model", on: "merge export", group: modelGroup, common: true,
-			help: "the backbone on which the delta was tuned: a checkpoint file or its folder, hf:OWNER/NAME, or demo",
-			kind: "FILE", file: inputFile, values: embeddedName, auto: "the path in the run's folder",
+			help: "the backbone on which the delta was tuned: a checkpoint file or its folder, a name that 'spt models' lists, hf:OWNER/NAME, or demo",
+			kind: "FILE", file: inputFile, values: modelNames, auto: "the path in the run's folder",
 			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) }},
 		{name: "model", on: "bench", group: modelGroup, common: true,
-			help: "the size of the backbone: tiny, small, base, " +
-				"swin-tiny or convnext-tiny; its weights are random, its images have 224 px; --weights FILE measures a checkpoint",
+			help: "the size of the backbone: tiny, small, base, swin-tiny, convnext-tiny, or a name that 'spt models' " +
+				"lists; its weights are random; --weights FILE measures a checkpoint",
 			kind: "SIZE", values: bench.Sizes, closed: true, def: "tiny", auto: "tiny; base with --suite",
 			field: func(o *options) any { return &o.bench.Name }},
 		{name: "weights", on: "bench", group: modelGroup, common: true,
-			help: "the backbone: a checkpoint file or its folder, hf:OWNER/NAME, or demo",
-			kind: "FILE", file: inputFile, values: embeddedName, auto: "random weights", excludes: []string{"suite"},
+			help: "the backbone: a checkpoint file or its folder, a name that 'spt models' lists, hf:OWNER/NAME, or demo",
+			kind: "FILE", file: inputFile, values: modelNames, auto: "random weights", excludes: []string{"suite"},
 			field: func(o *options) any { return (*modelValue)(&o.config.Model.Path) }},
 		{name: "weights-key", on: "tune score plan train eval predict merge export", group: modelGroup,
 			help: "the key of the weights in a checkpoint that holds several models, such as ema or teacher: the keys of their " +
@@ -193,6 +194,66 @@ func flagTable() []flagRow {
 		{name: "flip", on: "tune train", group: imagesGroup,
 			help:  "mirror half of the training images at random",
 			field: func(o *options) any { return &o.config.Data.Images.HorizontalFlip }},
+		{name: "augment", on: "tune", group: imagesGroup, common: true,
+			help: "the augmentation of training images: none, light (flips and random resized crops), strong (light, " +
+				"RandAugment, random erasing, Mixup and CutMix), or auto, which compares none and light on the validation " +
+				"images in short trainings; the next flags change single options",
+			kind: "NAME", values: func() []string { return append(run.Presets(), run.AutoAugment) }, closed: true, auto: "none; with --task the recipe of the benchmark",
+			field: func(o *options) any {
+				return augmentValue{(*presetValue)(&o.config.Data.Images), &o.config.Tune.AutoAugment}
+			}},
+		{name: "augment", on: "train", group: imagesGroup, common: true,
+			help: "the augmentation of training images: none, light (flips and random resized crops) or strong (light, " +
+				"RandAugment, random erasing, Mixup and CutMix); the next flags change single options",
+			kind: "NAME", values: run.Presets, closed: true, auto: "none; with --task the recipe of the benchmark",
+			field: func(o *options) any { return (*presetValue)(&o.config.Data.Images) }},
+		{name: "crop-scale", on: "tune train", group: imagesGroup,
+			help: "cut a random part out of each training image, from MIN to MAX of its area, and resize it to the image size; 0 for none",
+			kind: "MIN,MAX", values: words("0.5,1"), auto: "as in --augment",
+			field: func(o *options) any { return pair(&o.config.Data.Images.Augment.CropScale) }},
+		{name: "crop-ratio", on: "tune train", group: imagesGroup,
+			help: "the smallest and the largest width of the part of --crop-scale, divided by its height",
+			kind: "MIN,MAX", values: words("0.75,1.3333"), auto: "3/4 to 4/3",
+			field: func(o *options) any { return pair(&o.config.Data.Images.Augment.CropRatio) }},
+		{name: "vertical-flip", on: "tune train", group: imagesGroup,
+			help:  "turn half of the training images upside down at random",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.VerticalFlip }},
+		{name: "colour-jitter", on: "tune train", group: imagesGroup,
+			help: "change brightness, contrast and saturation of training images by a random factor of up to 1±B, 1±C and 1±S, and " +
+				"turn the hue by up to ±H of the circle, at most 0.5; 0 for none",
+			kind: "B,C,S,H", values: words("0.4,0.4,0.4,0.1"), auto: "0",
+			field: func(o *options) any {
+				a := &o.config.Data.Images.Augment
+				return numbersValue{&a.Brightness, &a.Contrast, &a.Saturation, &a.Hue}
+			}},
+		{name: "rand-augment", on: "tune train", group: imagesGroup,
+			help: "the number of random operations of RandAugment on each training image",
+			kind: "N", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.RandAugment }},
+		{name: "rand-augment-magnitude", on: "tune train", group: imagesGroup,
+			help: "the strength of the operations of RandAugment, from 1 to 30",
+			kind: "N", bounds: zeroOrMore, auto: "9",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.Magnitude }},
+		{name: "random-erasing", on: "tune train", group: imagesGroup,
+			help: "the share of training images in which a random rectangle is erased",
+			kind: "SHARE", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.Erasing }},
+		{name: "mixup", on: "tune train", group: imagesGroup,
+			help: "the alpha of Mixup, which averages each training image with another one of its mini-batch; 0 for none",
+			kind: "ALPHA", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.Mixup }},
+		{name: "cutmix", on: "tune train", group: imagesGroup,
+			help: "the alpha of CutMix, which pastes a rectangle of another image of the mini-batch into each training image; " +
+				"with --mixup, each mini-batch takes one of the two; 0 for none",
+			kind: "ALPHA", bounds: zeroOrMore, auto: "as in --augment",
+			field: func(o *options) any { return &o.config.Data.Images.Augment.CutMix }},
+		{name: "test-flip", on: "tune train", group: imagesGroup,
+			help:  "average the predictions of each image and its mirror image, in validation, test and prediction; takes twice the time",
+			field: func(o *options) any { return &o.config.Data.Images.TestFlip }},
+		{name: "test-flip", on: "eval predict", group: imagesGroup,
+			help: "average the predictions of each image and its mirror image; takes twice the time",
+			auto: "as in the delta", local: true,
+			field: func(o *options) any { return &o.config.Data.Images.TestFlip }},
 		{name: "cache", on: "tune score train eval", group: imagesGroup,
 			help: "the memory for the cache of decoded images, such as 512MiB; 0 for no cache",
 			kind: "SIZE", auto: "1GiB", local: true,
@@ -286,6 +347,16 @@ func flagTable() []flagRow {
 			auto: methodDefaults("scale", func(o method.Options) any { return o.Scale }), excludes: []string{"plan"},
 			field: func(o *options) any { return &o.sizes.Scale }},
 
+		{name: "train-from-block", on: "tune train", group: methodGroup, option: "from-block",
+			help: "tune only block K, counted from 0, and all that follows; the tokens that enter the block are computed once " +
+				"for each image and kept in memory, so training is faster; without random crops and flips",
+			kind: "K", bounds: oneOrMore, auto: "train the whole backbone, from the images", excludes: []string{"plan"},
+			field: func(o *options) any { return &o.sizes.FromBlock }},
+		{name: "train-from-block", on: "plan", group: methodGroup, option: "from-block",
+			help: "choose parameters only of block K, counted from 0, and of all that follows; 'spt train' then trains from this block",
+			kind: "K", bounds: oneOrMore, auto: "all blocks", excludes: []string{"compare", "import"},
+			field: func(o *options) any { return &o.config.Tune.Plan.FromBlock }},
+
 		// Scoring and planning: stages 1 and 2.
 		{name: "scores", on: "tune", group: scoringGroup, common: true,
 			help: "the scores to use instead of scoring: a file of 'spt score', or of a run with --keep-scores",
@@ -354,10 +425,43 @@ func flagTable() []flagRow {
 			field:    func(o *options) any { return &o.config.Tune.Plan.Compat }},
 
 		// Training: stage 3.
-		{name: "epochs", on: "tune train", group: trainingGroup, common: true,
+		{name: "recipe", on: "tune", group: trainingGroup, common: true,
+			help: "the recipe, which sets the options that no flag sets: auto chooses them by the images, the backbone and " +
+				"the time; vtab and fgvc are the recipes of the paper",
+			kind: "NAME", values: run.Recipes, closed: true, auto: "auto; with --task that of the benchmark",
+			field: func(o *options) any { return &o.config.Tune.Recipe }},
+		{name: "time", on: "tune", group: trainingGroup, common: true,
+			help: "the time in which the whole command ends, such as 30m: it takes as many training steps as fit",
+			kind: "DURATION", auto: "no limit",
+			field: func(o *options) any { return (*secondsValue)(&o.config.Tune.TimeLimit) }},
+		{name: "epochs", on: "tune", group: trainingGroup, common: true,
+			help: "the number of passes over the training images; the length of the warm-up scales with it",
+			kind: "N", bounds: oneOrMore, auto: "by the number of images; " + strconv.Itoa(recipe.Epochs) + " with --recipe vtab and fgvc",
+			field: func(o *options) any { return &o.recipe.Epochs }},
+		{name: "epochs", on: "train", group: trainingGroup, common: true,
 			help: "the number of passes over the training images; the length of the warm-up scales with it",
 			kind: "N", bounds: oneOrMore, def: recipe.Epochs,
 			field: func(o *options) any { return &o.recipe.Epochs }},
+		{name: "steps", on: "tune train", group: trainingGroup,
+			help: "the number of training steps, instead of --epochs",
+			kind: "N", bounds: oneOrMore, auto: "all steps of --epochs", excludes: []string{"epochs"},
+			field: func(o *options) any { return &o.recipe.Steps }},
+		{name: "patience", on: "tune train", group: trainingGroup,
+			help: "stop after this number of epochs without a lower validation loss, and keep the best epoch",
+			kind: "N", bounds: oneOrMore, auto: "with --recipe auto a quarter of the epochs, at least 5; otherwise never stop",
+			field: func(o *options) any { return &o.recipe.Patience }},
+		{name: "from-delta", on: "tune", group: methodGroup, common: true,
+			help: "the run folder of a delta to continue from: the same method tunes the same parameters, from their tuned " +
+				"values; known classes keep their rows of the head, new classes get new ones",
+			kind: "DIR", file: inputFile, values: runFolders, excludes: []string{"budget", "rank", "scores", "probe-head"},
+			field: func(o *options) any { return (*pathValue)(&o.config.Tune.FromDelta) }},
+		{name: "probe-head", on: "tune", group: trainingGroup,
+			help:  "start with the head of a linear probe on the features of the frozen backbone; auto: on with --recipe auto",
+			field: func(o *options) any { return &o.config.Tune.Probe }},
+		{name: "refit", on: "tune", group: trainingGroup,
+			help: "train once more, on the training and validation images together, before the test; on with --recipe vtab " +
+				"and fgvc",
+			field: func(o *options) any { return notValue{&o.config.Tune.NoRefit} }},
 		{name: "epochs", on: "pretrain", group: trainingGroup, common: true,
 			help: "the number of passes over the training images; the length of the warm-up scales with it",
 			kind: "N", bounds: oneOrMore, def: demo.PretrainRecipe().Train.Epochs,
@@ -377,8 +481,8 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.recipe.BatchSize }},
 		{name: "lr", on: "tune", group: trainingGroup, common: true,
 			help: "the peak learning rate of AdamW; with a list, such as 1e-3,1e-2, validation chooses the best rate",
-			kind: "NUMBER", def: recipe.LR, option: "learning-rate",
-			auto: recipeDefaults(func(o train.Options) float64 { return o.LR }) + "; with validation images, " +
+			kind: "NUMBER", option: "learning-rate",
+			auto: "by the number of steps and the batch size; with --recipe vtab and fgvc " + recipeDefaults(func(o train.Options) float64 { return o.LR }) + "; with validation images, " +
 				comma(headMethods()) + " take the best of " + comma(rates(rowOf(method.Linear).LearningRates)),
 			field: func(o *options) any { return &ratesValue{&o.recipe.LR, &o.config.Tune.LRs} }},
 		{name: "lr", on: "train", group: trainingGroup, common: true,
@@ -397,7 +501,7 @@ func flagTable() []flagRow {
 			field: func(o *options) any { return &o.recipe.WeightDecay }},
 		{name: "warmup-epochs", on: "tune train", group: trainingGroup,
 			help: "the length of the linear warm-up in epochs; fractions are allowed",
-			kind: "N", bounds: zeroOrMore, def: recipe.WarmupEpochs,
+			kind: "N", bounds: zeroOrMore, auto: "a tenth of the epochs",
 			field: func(o *options) any { return &o.recipe.WarmupEpochs }},
 		{name: "drop-path", on: "tune train", group: trainingGroup,
 			help: "the drop-path rate of the last block; the rate grows linearly from 0 in the first block",
@@ -412,6 +516,23 @@ func flagTable() []flagRow {
 			help: "the drop-path rate of the outputs of modules",
 			kind: "RATE", bounds: zeroOrMore, def: recipe.ModuleDropPath,
 			field: func(o *options) any { return &o.recipe.ModuleDropPath }},
+		{name: "label-smoothing", on: "tune train", group: trainingGroup,
+			help: "the share of the target that is spread evenly over all classes, such as 0.1",
+			kind: "SHARE", bounds: zeroOrMore, auto: "0",
+			field: func(o *options) any { return &o.recipe.LabelSmoothing }},
+		{name: "class-weights", on: "tune train", group: trainingGroup,
+			help: "the weights of the classes in the loss: auto makes up for different numbers of training images; a JSON or CSV " +
+				"file has a weight for each class name",
+			kind: "auto|none|FILE", values: words(train.AutoWeights, train.NoWeights), auto: train.NoWeights,
+			field: func(o *options) any { return (*weightsValue)(&o.recipe.ClassWeights) }},
+		{name: "balanced-sampling", on: "tune train", group: trainingGroup,
+			help:  "draw the training images so that every epoch has as many images of each class",
+			field: func(o *options) any { return &o.recipe.BalancedSampling }},
+		{name: "select", on: "tune", group: trainingGroup,
+			help: "the metric on validation images that chooses the best of several budgets and learning rates: " + or(selections()) +
+				"; balanced is the mean recall of the classes",
+			kind: "METRIC", values: selections, closed: true, auto: string(objective.ByAccuracy),
+			field: func(o *options) any { return (*string)(&o.recipe.Select) }},
 		{name: "init", on: "tune train", group: trainingGroup,
 			help: "the initial values of modules: paper starts with unchanged features; release draws both matrices of a " +
 				"module at random, as the paper's published code does",
@@ -558,6 +679,10 @@ func flagTable() []flagRow {
 			help:  "with --push, make a new repository public",
 			needs: []string{"push"},
 			field: func(o *options) any { return &o.public }},
+		{name: "dry-run", on: "tune", group: outputGroup, common: true,
+			help:     "print what the command would do, how long it takes and how much memory it needs, and do not start",
+			excludes: []string{"resume"}, local: true,
+			field: func(o *options) any { return &o.dryRun }},
 		{name: "dry-run", on: "export", group: outputGroup, common: true,
 			help:  "with --push, print what would be uploaded and upload nothing",
 			needs: []string{"push"},
@@ -788,14 +913,18 @@ func comma(list []string) string { return strings.Join(list, ", ") }
 // or joins a list with commas and a final "or": "a, b or c".
 func or(list []string) string { return wording.Join(list, "or") }
 
+// pair returns the value of a flag that takes two numbers.
+func pair(to *[2]float64) numbersValue { return numbersValue{&to[0], &to[1]} }
+
 // The known values of flags.
 
 func words(list ...string) func() []string { return func() []string { return list } }
 
-func embeddedName() []string { return []string{embedded.Name} }
+func modelNames() []string   { return append(catalogue.Names(), embedded.Name) }
 func methodNames() []string  { return texts(method.Methods()) }
 func benchMethods() []string { return texts(bench.Methods()) }
 func schemes() []string      { return texts(peft.Schemes()) }
+func selections() []string   { return texts(objective.Selections()) }
 func criteria() []string     { return texts(sensitivity.Criteria()) }
 
 // rowOf returns the row of a method. It panics if there is no such method.

@@ -29,7 +29,7 @@ func TestKills(t *testing.T) {
 	kills := numberOfKills(t)
 	p := newPlace(t, 12)
 	tune := func(out string) []string {
-		return []string{"tune", "--quiet", "--device", "cpu", "--model", "vit.safetensors", "--data", "data", "--budget", "300,400", "--rank", "1", "--epochs", "10", "--batch-size", "4", "--out", out}
+		return []string{"tune", "--recipe", "vtab", "--quiet", "--device", "cpu", "--model", "vit.safetensors", "--data", "data", "--budget", "300,400", "--rank", "1", "--epochs", "10", "--batch-size", "4", "--out", out}
 	}
 	start := time.Now()
 	p.do(tune("whole")...)

@@ -221,7 +221,7 @@ func (a *app) root() *cobra.Command {
 		f.add(root, root.PersistentFlags(), &options{app: a})
 	}
 	for _, verb := range []func(*app) *cobra.Command{tuneCommand, scoreCommand, planCommand, trainCommand, evalCommand,
-		predictCommand, mergeCommand, exportCommand, dataCommand, inspectCommand, devicesCommand, demoCommand, sweepCommand, tableCommand, reportCommand, pretrainCommand, benchCommand, versionCommand} {
+		predictCommand, mergeCommand, exportCommand, dataCommand, inspectCommand, modelsCommand, devicesCommand, demoCommand, sweepCommand, tableCommand, reportCommand, pretrainCommand, benchCommand, versionCommand} {
 		c := verb(a)
 		c.DisableFlagsInUseLine = true
 		root.AddCommand(c)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/shell"
@@ -27,6 +29,7 @@ import (
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
 )
 
 // notes returns the stream on which a command describes its inputs before it starts. This is
@@ -133,6 +136,26 @@ func (f *facts) addObjective(name string) {
 	if name != objective.SingleLabel.Name() {
 		f.add("objective", "%s", printable(name))
 	}
+}
+
+// addAugmentation adds a line with the augmentation, unless it is only a crop and a flip.
+func (f *facts) addAugmentation(o run.ImageOptions) {
+	if o.Augment != (dataset.Augment{}) {
+		f.add("augmentation", "%s", comma(o.Augmentation()))
+	}
+}
+
+// addImbalance adds a line if the numbers of training images of the classes are very different. It
+// advises what to do, unless the options already make up for it.
+func (f *facts) addImbalance(d *dataset.Dataset, o train.Options) {
+	note := d.Imbalance()
+	if note == "" {
+		return
+	}
+	if !o.BalancedSampling && o.ClassWeightValues == nil {
+		note += "; --class-weights auto or --balanced-sampling makes the small classes count, and --select balanced chooses by the mean recall of the classes"
+	}
+	f.add("note", "%s", printable(note))
 }
 
 // taskFacts returns the lines about the backbone and the data set that a command prints before it
@@ -356,6 +379,10 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 			f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
 		}
 	}
+	f.addProbe(r)
+	if r.Test != nil && r.Test.Images < fewTests {
+		f.add("note", "%s tell little, so the interval is wide; give a larger --test-fraction", wording.Plural(r.Test.Images, "test image"))
+	}
 	if r.TestMax != nil {
 		f.add("test-max (paper protocol)", "%s: the highest of all epochs, for comparison only", wording.Percent(*r.TestMax))
 	}
@@ -371,6 +398,23 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 		f.add("", "%s", shell.Command("spt", "merge", "--delta", dir, "--out", "merged.safetensors"))
 	}
 	return a.write(text + f.String())
+}
+
+// fewTests is the number of test images below which the command says that the interval is wide.
+const fewTests = 30
+
+// addProbe adds a line about the linear probe of a run.
+func (f *facts) addProbe(r *run.Result) {
+	switch {
+	case r.KeptProbe():
+		f.add("note", "the linear probe is better on the validation images than the tuning: %s against %s; so the delta is the probe", wording.Percent(r.Probe.ValAccuracy), wording.Percent(slices.MaxFunc(r.Candidates, func(a, b run.Candidate) int { return cmp.Compare(a.ValAccuracy, b.ValAccuracy) }).ValAccuracy))
+	case r.Probe == nil || r.Method == method.Linear:
+	case r.ProbeTest != nil:
+		low, high := evaluate.Wilson(int(math.Round(r.ProbeTest.Accuracy*float64(r.ProbeTest.Images))), r.ProbeTest.Images, 0.95)
+		f.add("linear probe", "%s at %d px, interval %s to %s; tuning adds %+.2f points", wording.Percent(r.ProbeTest.Accuracy), r.Model.ImageSize, wording.Percent(low), wording.Percent(high), 100*(r.Test.Accuracy-r.ProbeTest.Accuracy))
+	default:
+		f.add("linear probe", "validation accuracy %s at %d px", wording.Percent(r.Probe.ValAccuracy), r.Model.ImageSize)
+	}
 }
 
 // trainingImages describes the splits of run.Result.TrainedOn.

@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
 
@@ -39,11 +40,22 @@ func (p *reporter) event(e progress.Event) {
 	case p.w == nil:
 	case p.bars:
 		p.draw(e)
+	case e.Stage == progress.Epoch && !p.tenth(e):
 	default:
 		if line := describe(e); line != "" {
 			fmt.Fprintf(p.w, "%s%s\n", p.prefix(), visible(line))
 		}
 	}
+}
+
+// epochLines is the number of epochs of a training with a line for each of them.
+const epochLines = 10
+
+// tenth reports whether an epoch gets a line: each epoch of a short training, the last epoch, and
+// the first epoch of each tenth of a long training.
+func (p *reporter) tenth(e progress.Event) bool {
+	done := e.Epoch + 1
+	return e.Epochs <= epochLines || done >= e.Epochs || done*epochLines/e.Epochs > e.Epoch*epochLines/e.Epochs
 }
 
 // close ends the bar. The next output starts on a new line.
@@ -78,12 +90,19 @@ func describe(e progress.Event) string {
 	case e.Stage == progress.Epoch:
 		f := e.Detail.(train.Epoch)
 		return fmt.Sprintf("%s, epoch %d of %d: %s", ofCandidate("training", e), f.Epoch, e.Epochs, figures(f))
+	case e.Stage == progress.Probe:
+		c := e.Detail.(*run.Candidate)
+		return fmt.Sprintf("fitted a linear probe in %s: validation accuracy %s", wording.Seconds(c.Seconds), wording.Percent(c.ValAccuracy))
 	case e.Stage == progress.Train || e.Done != e.Total:
 		return ""
+	case e.Stage == progress.Features:
+		return strings.TrimSpace(fmt.Sprintf("computed the features of %s %s", count(e.Total, "image"), e.Item))
 	case e.Stage == progress.Images:
 		return fmt.Sprintf("checked %s", count(e.Total, "image"))
 	case e.Stage == progress.Score:
 		return fmt.Sprintf("scored the backbone on %s: mean loss %.4f", count(e.Total, "image"), e.Loss)
+	case e.Stage == progress.Tokens:
+		return fmt.Sprintf("computed the tokens of %s", count(e.Total, "image"))
 	case e.Stage == progress.Test:
 		return fmt.Sprintf("tested on %s", count(e.Total, "image"))
 	case e.Stage == progress.Evaluate:
@@ -114,8 +133,12 @@ func stageName(e progress.Event) string {
 		return "uploading " + tail(e.Item, 24)
 	case progress.Images:
 		return "checking images"
+	case progress.Features:
+		return "computing features"
 	case progress.Score:
 		return "scoring"
+	case progress.Tokens:
+		return "computing tokens"
 	case progress.Test:
 		return "testing"
 	case progress.Explain:
@@ -166,7 +189,7 @@ func figures(f train.Epoch) string {
 // draw shows an event on a terminal. It moves the bar of the stage, or prints a line for a plan or
 // a note.
 func (p *reporter) draw(e progress.Event) {
-	if e.Stage == progress.Plan || e.Stage == progress.Note {
+	if e.Stage == progress.Plan || e.Stage == progress.Probe || e.Stage == progress.Note {
 		p.close()
 		fmt.Fprintf(p.w, "%s%s\n", p.prefix(), visible(describe(e)))
 		return
@@ -194,7 +217,11 @@ func (p *reporter) draw(e progress.Event) {
 		return
 	}
 	p.bar.ChangeMax64(e.Total * int64(e.Epochs))
-	p.bar.Describe(fmt.Sprintf("%s: epoch %d/%d%s", p.stage, e.Epoch+1, e.Epochs, p.note))
+	left := ""
+	if e.Left > 0 {
+		left = ", " + wording.Time(e.Left.Seconds()) + " left"
+	}
+	p.bar.Describe(fmt.Sprintf("%s: epoch %d/%d%s%s", p.stage, e.Epoch+1, e.Epochs, p.note, left))
 	_ = p.bar.Set64(int64(e.Epoch)*e.Total + e.Done)
 }
 

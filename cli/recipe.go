@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
@@ -32,28 +31,56 @@ func lookup(m method.Method) (method.Row, error) {
 	return row, err
 }
 
-// takeRecipe applies the recipe of the task that --task names: it sets the image options that no
-// flag has set. The training options of the recipe are the defaults of the flags already.
-func takeRecipe(cmd *cobra.Command, c *run.DataConfig) error {
-	if c.Task == "" {
-		return nil
+// recipeOf returns the recipe of a run: the one that --recipe names, the one of the benchmark to
+// which --task belongs, or otherwise usual.
+func recipeOf(o run.TuneOptions, c run.DataConfig, usual string) (string, error) {
+	switch {
+	case o.Recipe != "":
+		return o.Recipe, nil
+	case c.Task != "":
+		return run.RecipeOf(c.Task)
 	}
-	known, err := dataset.FindKnown(c.Task)
-	if err != nil {
-		return &run.OptionError{Option: "task", Err: err}
-	}
-	recipe, fs := run.TaskImages(known), cmd.Flags()
+	return usual, nil
+}
+
+// takeImages sets the image options that no flag has set to those of the recipe, and then to those
+// of the preset that --augment names.
+func takeImages(cmd *cobra.Command, recipe string, c *run.ImageOptions) error {
+	images, fs := run.RecipeImages(recipe), cmd.Flags()
 	// If the user gives --resize, the recipe sets neither --resize nor --random-crop.
 	if !fs.Changed("resize") {
-		c.Images.Resize = recipe.Resize
+		c.Resize = images.Resize
 		if fs.Lookup("random-crop") != nil && !fs.Changed("random-crop") {
-			c.Images.RandomCrop = recipe.RandomCrop
+			c.RandomCrop = images.RandomCrop
 		}
 	}
 	if fs.Lookup("flip") != nil && !fs.Changed("flip") {
-		c.Images.HorizontalFlip = recipe.HorizontalFlip
+		c.HorizontalFlip = images.HorizontalFlip
+	}
+	if c.Preset != "" {
+		before := given(cmd)
+		var err error
+		if *c, err = c.WithPreset(c.Preset); err != nil {
+			return err
+		}
+		if err := setAgain(cmd, before, func(f flagRow) bool { return f.group == imagesGroup && f.name != "augment" }); err != nil {
+			return err
+		}
+	}
+	if c.Augment.CropScale != [2]float64{} && !fs.Changed("random-crop") {
+		c.RandomCrop = false // it comes from the recipe
 	}
 	return nil
+}
+
+// takeTask sets the image options of a command without --recipe to those of the benchmark that
+// --task names.
+func takeTask(cmd *cobra.Command, c *run.DataConfig) error {
+	recipe, err := recipeOf(run.TuneOptions{}, *c, run.RecipeVTAB)
+	if err == nil {
+		err = takeImages(cmd, recipe, &c.Images)
+	}
+	return err
 }
 
 // takeStructured applies --structured: it sets chosen to SPT with the module name. If name is
@@ -74,10 +101,10 @@ func takeStructured(cmd *cobra.Command, name string, chosen *method.Method) erro
 	return nil
 }
 
-// takeMethodRecipe sets the training options that no flag has set to the recipe of the method.
-func takeMethodRecipe(cmd *cobra.Command, m method.Row, o *train.Options) error {
+// takeTraining sets the training options that no flag has set to those of a recipe.
+func takeTraining(cmd *cobra.Command, o, recipe *train.Options) error {
 	before := given(cmd)
-	*o = m.TrainOptions()
+	*o = *recipe
 	return setAgain(cmd, before, func(f flagRow) bool { return f.group == trainingGroup })
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -212,12 +213,16 @@ func newClassifier(be backend.Backend, m *backbone.Model, d *delta.Delta) (*spt.
 }
 
 // leaveReport writes the page of a run of the task into its run folder. A failure is a message, not
-// an error, because the run has succeeded. It returns the path of the page, or "" without one.
-func (a *app) leaveReport(ctx context.Context, task *spt.Task, dir string) (string, error) {
+// an error, because the run has succeeded. It returns the path of the page, or "" without one. A
+// deadline limits the time in which predictions are explained; the zero time does not.
+func (a *app) leaveReport(ctx context.Context, task *spt.Task, dir string, deadline time.Time) (string, error) {
 	path := filepath.Join(dir, run.ReportFile)
 	p := a.reporter()
 	defer p.close()
 	from := report.Sources{Data: task.Data(), Progress: p.event}
+	if !deadline.IsZero() {
+		from.ExplainTime = max(1, time.Until(deadline))
+	}
 	r, err := report.Open(dir)
 	if err == nil && explainable(r) {
 		var d *delta.Delta

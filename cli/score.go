@@ -27,7 +27,7 @@ hundred images and changes no weight. 'spt plan' makes any number of plans from 
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
-		if err := takeRecipe(cmd, &c.Data); err != nil {
+		if err := takeTask(cmd, &c.Data); err != nil {
 			return err
 		}
 		if err := scoring.Criterion.Validate(); err != nil {

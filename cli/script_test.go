@@ -499,7 +499,7 @@ func TestTakeRecipe(t *testing.T) {
 		if err := cmd.ParseFlags(strings.Fields(c.args)); err != nil {
 			t.Fatal(err)
 		}
-		if err := takeRecipe(cmd, data); err != nil {
+		if err := takeTask(cmd, data); err != nil {
 			t.Fatal(err)
 		}
 		o := data.Images

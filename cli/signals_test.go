@@ -66,7 +66,7 @@ type interruption struct {
 
 // options of runs that take about a second
 const (
-	tuneOptions  = " --device cpu --budget 300,600 --rank 2 --epochs 4 --batch-size 16 --score-batches 1000 --score-batch-size 1 "
+	tuneOptions  = " --recipe vtab --device cpu --budget 300,600 --rank 2 --epochs 4 --batch-size 16 --score-batches 1000 --score-batch-size 1 "
 	trainOptions = " --device cpu --method lora --rank 1 --epochs 3 --batch-size 8 "
 )
 
@@ -80,6 +80,7 @@ func interruptions() []interruption {
 		{verb: "version", phase: "all", reason: "prints the version"},
 		{verb: "data", phase: "all", reason: "prints its help"},
 		{verb: "data tasks", phase: "all", reason: "prints a table in the program"},
+		{verb: "models", phase: "all", reason: "counts the work of backbones for about a second, and reads no file"},
 
 		{verb: "tune", phase: "opening", copies: "vit.safetensors", hold: "vit.safetensors", args: "tune --model vit.safetensors --data DIR/split --out run" + tuneOptions, absent: []string{"run"}},
 		{verb: "tune", phase: "listing", copies: "table", hold: "table/list.csv", args: "tune --model DIR/vit.safetensors --data table/list.csv --out run" + tuneOptions, absent: []string{"run"}},
@@ -195,7 +196,7 @@ func interruptions() []interruption {
 		verb, args string
 		again      bool
 	}{
-		{"tune", "tune --model hf:tests/vit --data DIR/data --device cpu --method lora --epochs 1 --out run", true},
+		{"tune", "tune --recipe vtab --model hf:tests/vit --data DIR/data --device cpu --method lora --epochs 1 --out run", true},
 		{"score", "score --model hf:tests/vit --data DIR/data --device cpu --out s", false},
 		{"plan", "plan --scores DIR/tuned/scores.safetensors --model hf:tests/vit --budget 1% --out p", true},
 		{"train", "train --model hf:tests/vit --data DIR/data --out run" + trainOptions, false},

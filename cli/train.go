@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,13 +60,14 @@ has the same bits as the result of a run without a stop.
 			if err := checkMethod(cmd, row); err != nil {
 				return err
 			}
-			if err := takeMethodRecipe(cmd, row, &single.Train); err != nil {
+			recipe := row.TrainOptions()
+			if err := takeTraining(cmd, &single.Train, &recipe); err != nil {
 				return err
 			}
 			if err := scaleWarmup(cmd, &single.Train); err != nil {
 				return err
 			}
-			if err := takeRecipe(cmd, &c.Data); err != nil {
+			if err := takeTask(cmd, &c.Data); err != nil {
 				return err
 			}
 		}
@@ -86,7 +88,9 @@ has the same bits as the result of a run without a stop.
 		if len(task.Data().Val) == 0 {
 			f.add("note", "no validation images: nothing will be validated")
 		}
+		f.addImbalance(task.Data(), single.Train)
 		f.addObjective(c.Objective)
+		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(run.TuneOptions{Method: single.Method, Options: single.Options, Train: single.Train}))
 		fmt.Fprint(a.notes(), f)
 		shown := a.reporter()
@@ -117,7 +121,7 @@ has the same bits as the result of a run without a stop.
 			return err
 		}
 		if !o.noReport {
-			if left, err = a.leaveReport(ctx, task, o.out); err != nil {
+			if left, err = a.leaveReport(ctx, task, o.out, time.Time{}); err != nil {
 				return err
 			}
 		}

@@ -1,14 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt"
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/planreport"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/progress"
@@ -23,12 +28,16 @@ func tuneCommand(a *app) *cobra.Command {
 		Use: "tune {--model FILE --data DIR | --config FILE | --resume DIR} [flags]", Short: "Tune a backbone for a data set: all stages",
 		Long: `Tunes a backbone for a data set, from the images to a tested classifier:
 
-  1  With a method of SPT (spt-...), it scores every weight of the backbone on training images.
-  2  For each --budget, it plans which weights to tune, trains them and validates the result.
-  3  It trains the best budget once more, on the training and validation images together.
-  4  It tests the result once.
+  1  It fits a linear probe on the features of the backbone: the floor, and the start.
+  2  With a method of SPT (spt-...), it scores every weight of the backbone on training images.
+  3  For each --budget, it plans which weights to tune, trains them and validates the result.
+  4  It tests the best result once. With --refit it first trains once more, on the training and
+     validation images together.
 
---validation-only stops after step 2. With --scores, step 1 reads the scores from a file.
+Options that you do not give follow from the images, the backbone and --time (--recipe auto).
+With --task or --recipe vtab or fgvc they are those of the paper, without step 1 and with
+--refit. --dry-run prints what would be done. --validation-only stops after step 3. With
+--scores, step 2 reads the scores from a file.
 
 --config reads any of the options from a YAML or JSON file with the keys of config.json, which
 every run folder holds. Flags win over the file. The config.json of a run repeats the run.
@@ -38,7 +47,8 @@ continues a run that was stopped. On the processor, the result then has the same
 result of a run without a stop.
 
 ` + methodsHelp(),
-		Example: `  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
+		Example: `  spt tune --model vit_tiny --data clothing --time 30m
+  spt tune --model vit_tiny.safetensors --data clothing --budget 0.1M,0.2M,0.4M
   spt tune --model demo --data clothing --method lora --rank 4 --epochs 20
   spt tune --config clothing.yaml --seed 1
   spt tune --resume runs/clothing-spt-lora`,
@@ -46,6 +56,7 @@ result of a run without a stop.
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		began := time.Now()
 		if err := o.tracking.Validate(); err != nil {
 			return err
 		}
@@ -57,6 +68,9 @@ result of a run without a stop.
 				if err := readConfig(cmd, o); err != nil {
 					return err
 				}
+			}
+			if err := takeDelta(cmd, c); err != nil {
+				return err
 			}
 			row, err := lookup(c.Tune.Method)
 			if err != nil {
@@ -93,6 +107,13 @@ result of a run without a stop.
 		if err != nil {
 			return err
 		}
+		c.Tune.Began = began
+		var choices *spt.Choices
+		if c.Tune.Recipe == run.RecipeAuto && o.resume == "" {
+			if task, choices, err = a.prepare(ctx, task, c); err != nil {
+				return err
+			}
+		}
 		if c.Tune, err = task.Effective(c.Tune); err != nil {
 			return err
 		}
@@ -109,9 +130,24 @@ result of a run without a stop.
 		if len(task.Data().Test) == 0 && !c.Tune.ValidationOnly {
 			f.add("note", "no test images: nothing will be tested")
 		}
+		f.addImbalance(task.Data(), c.Tune.Train)
 		f.addObjective(c.Objective)
+		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(c.Tune))
+		if choices != nil {
+			f.addChoices(choices, c.Tune)
+		}
+		var expected expectedMemory
+		if o.resume == "" {
+			if expected.Footprint, expected.Available, err = task.Foresee(c.Tune); err != nil {
+				return err
+			}
+			f.addMemory(expected)
+		}
 		fmt.Fprint(a.notes(), f)
+		if o.dryRun {
+			return a.writeDryRun(*c, choices, expected)
+		}
 		p := a.reporter()
 		defer p.close()
 		if o.resume == "" {
@@ -137,6 +173,7 @@ result of a run without a stop.
 			return err
 		}
 		defer end()
+		c.Tune.Began = began // Effective has cleared it
 		result, err := task.Tune(ctx, c.Tune, o.out, a.watch(report))
 		p.close()
 		if err != nil {
@@ -145,8 +182,12 @@ result of a run without a stop.
 		if explained != nil {
 			return explained
 		}
+		var deadline time.Time
+		if c.Tune.TimeLimit > 0 {
+			deadline = began.Add(time.Duration(c.Tune.TimeLimit * float64(time.Second)))
+		}
 		if !o.noReport {
-			if left, err = a.leaveReport(ctx, task, o.out); err != nil {
+			if left, err = a.leaveReport(ctx, task, o.out, deadline); err != nil {
 				return err
 			}
 		}
@@ -155,23 +196,58 @@ result of a run without a stop.
 	return cmd
 }
 
-// takeDefaults sets the options of a run that no flag has set to the recipes of the method and of
-// the task. run.Configure does the same for a configuration file.
-func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
-	if !cmd.Flags().Changed("lr") {
-		c.Tune.LRs, c.Tune.MethodRates = m.LearningRates, true
+// takeDelta sets the method and the image size of a run from a delta to those of the delta, unless
+// a flag has set them.
+func takeDelta(cmd *cobra.Command, c *run.Config) error {
+	if c.Tune.FromDelta == "" {
+		return nil
 	}
-	if err := takeMethodRecipe(cmd, m, &c.Tune.Train); err != nil {
+	d, err := delta.Load(c.Tune.FromDelta)
+	if err != nil {
+		return &run.OptionError{Option: "from-delta", Err: err}
+	}
+	if !cmd.Flags().Changed("method") {
+		c.Tune.Method = method.Method(d.Method)
+	}
+	if c.Model.ImageSize == 0 {
+		c.Model.ImageSize = d.Config.ImageSize
+	}
+	return nil
+}
+
+// takeDefaults sets the options of a run that no flag has set to those of the recipe. run.Configure
+// does the same for a configuration file.
+func takeDefaults(cmd *cobra.Command, m method.Row, c *run.Config) error {
+	name, err := recipeOf(c.Tune, c.Data, run.RecipeAuto)
+	if err != nil {
+		return err
+	}
+	recipe, fs := run.RecipeOptions(m, name), cmd.Flags()
+	if fs.Changed("steps") && recipe.Train.Epochs == 0 { // WithDefaults scales both to the steps
+		recipe.Train.Epochs, recipe.Train.WarmupEpochs = 100, 10
+	}
+	c.Tune.Recipe = name
+	if !fs.Changed("lr") {
+		c.Tune.LRs, c.Tune.MethodRates = recipe.LRs, true
+	}
+	if !fs.Changed("probe-head") {
+		c.Tune.Probe = recipe.Probe && c.Tune.FromDelta == ""
+	}
+	if !fs.Changed("refit") {
+		c.Tune.NoRefit = recipe.NoRefit
+	}
+	if err := takeTraining(cmd, &c.Tune.Train, &recipe.Train); err != nil {
 		return err
 	}
 	if err := scaleWarmup(cmd, &c.Tune.Train); err != nil {
 		return err
 	}
+	c.Tune.Score.Stratified = recipe.Score.Stratified
 	if c.Tune.ScoresFile != "" {
 		c.Tune.Score = sensitivity.Options{} // the file states the options
 	}
 	c.Tune.Score.Seed = c.Tune.Train.Seed
-	return takeRecipe(cmd, &c.Data)
+	return takeImages(cmd, name, &c.Data.Images)
 }
 
 // describeMethod returns the method with its options and the main training options, in words.
@@ -189,6 +265,9 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Bottleneck > 0 {
 		text += fmt.Sprintf(", bottlenecks of %d, scale %g", o.Bottleneck, o.Scale)
 	}
+	if o.FromBlock > 0 {
+		text += fmt.Sprintf(", from block %d", o.FromBlock)
+	}
 	if o.ScoresFile != "" {
 		text += ", scores of " + printable(o.ScoresFile)
 	}
@@ -198,12 +277,27 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Plan.Compat != "" {
 		text += ", compat " + o.Plan.Compat
 	}
+	if o.Probe && o.Method == method.Linear {
+		return text + ": a linear probe on the features of the backbone"
+	}
 	text += fmt.Sprintf("; epochs %d, batches of %d, learning rate %s", o.Train.Epochs, o.Train.BatchSize, (&ratesValue{&o.Train.LR, &o.LRs}).String())
 	if o.Train.HeadLR > 0 {
 		text += fmt.Sprintf(" (head %g)", o.Train.HeadLR)
 	}
 	if o.Train.Init == peft.ReleaseScheme {
 		text += ", initial values of the release"
+	}
+	if o.Train.LabelSmoothing > 0 {
+		text += fmt.Sprintf(", label smoothing %g", o.Train.LabelSmoothing)
+	}
+	if w := o.Train.ClassWeightValues; w != nil {
+		text += fmt.Sprintf(", class weights %s (%.3g to %.3g)", printable(cmp.Or(o.Train.ClassWeights, "given")), slices.Min(w), slices.Max(w))
+	}
+	if o.Train.BalancedSampling {
+		text += ", balanced sampling"
+	}
+	if by := o.Train.Select; by != "" && by != objective.ByAccuracy {
+		text += ", chosen by " + string(by)
 	}
 	return text + fmt.Sprintf(", seed %d", o.Train.Seed)
 }

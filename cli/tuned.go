@@ -46,6 +46,9 @@ func (a *app) openTuned(ctx context.Context, cmd *cobra.Command, dir string, c r
 	if err != nil {
 		return nil, err
 	}
+	if cmd.Flags().Changed("test-flip") {
+		t.transform.TestFlip = images.TestFlip
+	}
 	t.trained, err = spt.Restore(t.model, t.delta)
 	return t, err
 }
@@ -78,7 +81,7 @@ func (a *app) openCheckpoint(ctx context.Context, cmd *cobra.Command, c run.Mode
 		}
 		fs := cmd.Flags()
 		if transform.Resize != "" && (images.Resize == run.ModelResize || !fs.Changed("resize") && !fs.Changed("resize-to")) {
-			t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: transform.Resize, ResizeTo: transform.ResizeTo}
+			t.transform = dataset.Transform{Size: m.Config.ImageSize, Resize: transform.Resize, ResizeTo: transform.ResizeTo, TestFlip: transform.TestFlip}
 			if err := t.transform.Validate(); err != nil {
 				return nil, &run.InputError{Err: fmt.Errorf("the metadata of %s: %w", m.Path, err)}
 			}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -8,14 +9,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sptune/spt/internal/bench"
-	"github.com/sptune/spt/internal/embedded"
-	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
 )
 
 // This file holds the types of flag values that pflag does not have. For each type, Set(v.String())
@@ -175,24 +176,31 @@ func (p *pathValue) Set(text string) error {
 	return err
 }
 
-// modelValue is the path of a checkpoint, a reference to the Hugging Face Hub, or the name of the
-// embedded backbone.
+// modelValue is a backbone: the path of a checkpoint, the name of a published backbone, a reference
+// to the Hugging Face Hub, or the name of the embedded backbone. Set stores what run.Locate
+// returns.
 type modelValue string
 
 func (m *modelValue) Type() string   { return "path" }
 func (m *modelValue) String() string { return string(*m) }
 func (m *modelValue) Set(text string) error {
-	switch {
-	case text == embedded.Name:
-		*m = embedded.Name
-	case hub.IsReference(text):
-		r, err := hub.Parse(text)
-		*m = modelValue(r.String())
-		return err
-	default:
-		return (*pathValue)(m).Set(text)
+	path, err := run.Locate(text)
+	*m = modelValue(path)
+	return err
+}
+
+// weightsValue is the path of a file of class weights, or one of the values of
+// train.Options.ClassWeights that name no file.
+type weightsValue string
+
+func (w *weightsValue) Type() string   { return "path" }
+func (w *weightsValue) String() string { return string(*w) }
+func (w *weightsValue) Set(text string) error {
+	if text == train.AutoWeights || text == train.NoWeights {
+		*w = weightsValue(text)
+		return nil
 	}
-	return nil
+	return (*pathValue)(w).Set(text)
 }
 
 // ratesValue is one learning rate, or several that are separated by commas.
@@ -225,6 +233,39 @@ func (r *ratesValue) Set(text string) error {
 		*r.all = all
 	}
 	return nil
+}
+
+// secondsValue is a time in seconds, written as a duration such as 30m.
+type secondsValue float64
+
+func (v *secondsValue) Type() string { return "time" }
+func (v *secondsValue) String() string {
+	if *v == 0 {
+		return ""
+	}
+	return time.Duration(float64(*v) * float64(time.Second)).String()
+}
+func (v *secondsValue) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return errors.New("expected a time above 0, such as 90s, 30m or 2h")
+	}
+	*v = secondsValue(d.Seconds())
+	return nil
+}
+
+// notValue is a flag that is set where a field is false.
+type notValue struct{ no *bool }
+
+func (v notValue) Type() string     { return "bool" }
+func (v notValue) IsBoolFlag() bool { return true }
+func (v notValue) String() string   { return strconv.FormatBool(!*v.no) }
+func (v notValue) Set(text string) error {
+	yes, err := strconv.ParseBool(text)
+	if err == nil {
+		*v.no = !yes
+	}
+	return err
 }
 
 // budgetValue is a budget: a number of parameters, or a share of the parameters of the backbone.
@@ -302,6 +343,79 @@ func (b *memoryValue) Set(text string) error {
 		return nil
 	}
 	return fmt.Errorf("expected an amount of memory, such as 1GiB, 512MiB or 0")
+}
+
+// numbersValue is the value of a flag that takes a fixed number of numbers, separated by commas. A
+// single 0 sets all of them to 0.
+type numbersValue []*float64
+
+func (n numbersValue) Type() string { return "numbers" }
+func (n numbersValue) String() string {
+	var texts []string
+	zero := true
+	for _, v := range n {
+		texts = append(texts, textOf(*v))
+		zero = zero && *v == 0
+	}
+	if zero {
+		return "0"
+	}
+	return strings.Join(texts, ",")
+}
+
+func (n numbersValue) Set(text string) error {
+	parts := strings.Split(text, ",")
+	if text == "0" {
+		parts = slices.Repeat(parts, len(n))
+	}
+	if len(parts) != len(n) {
+		return fmt.Errorf("expected %d numbers, separated by commas, or 0", len(n))
+	}
+	values := make([]float64, len(n))
+	for i, part := range parts {
+		if err := (numberValue[float64]{&values[i], zeroOrMore, false}).Set(strings.TrimSpace(part)); err != nil {
+			return fmt.Errorf("%q: %w", part, err)
+		}
+	}
+	for i, v := range values {
+		*n[i] = v
+	}
+	return nil
+}
+
+// presetValue is the name of a preset of augmentation. Set only stores the name; takeImages sets
+// the options of the preset.
+type presetValue run.ImageOptions
+
+func (p *presetValue) Type() string { return "preset" }
+func (p *presetValue) String() string {
+	// The configuration of a run has no name.
+	return cmp.Or(p.Preset, run.ImageOptions(*p).PresetName(), "other options")
+}
+func (p *presetValue) Set(text string) error {
+	_, err := run.ImageOptions{}.WithPreset(text)
+	p.Preset = text
+	return errors.Unwrap(err)
+}
+
+// augmentValue is the name of a preset of augmentation, or run.AutoAugment, which sets auto.
+type augmentValue struct {
+	preset *presetValue
+	auto   *bool
+}
+
+func (v augmentValue) Type() string { return v.preset.Type() }
+func (v augmentValue) String() string {
+	if *v.auto {
+		return run.AutoAugment
+	}
+	return v.preset.String()
+}
+func (v augmentValue) Set(text string) error {
+	if *v.auto = text == run.AutoAugment; *v.auto {
+		text = "none"
+	}
+	return v.preset.Set(text)
 }
 
 // channelsValue is the value of a flag that takes three numbers, for red, green and blue. Set also

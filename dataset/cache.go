@@ -27,12 +27,17 @@ type cacheKey struct {
 	path  string
 	image *RGB
 	crop  bool // the resize keeps the aspect ratio
-	size  int  // side of the resized image in pixels; if crop is true, its shorter side
+	limit bool // the resize keeps the aspect ratio, and smaller images keep their size
+	size  int  // side of the resized image in pixels; if crop or limit is true, its shorter side
 }
 
 // cacheKey returns the key of a sample that t resizes.
 func (t Transform) cacheKey(s Sample) cacheKey {
 	k := cacheKey{path: s.Path, image: s.Image, size: t.Size}
+	if t.Augment.crops() {
+		k.limit, k.size = true, t.cropSource()
+		return k
+	}
 	if t.crops() {
 		k.size = t.resizeTo()
 	}
@@ -42,6 +47,20 @@ func (t Transform) cacheKey(s Sample) cacheKey {
 
 // entryBytes is the approximate size of a cache entry in bytes, without its pixels and its path.
 const entryBytes = 200
+
+// StoredBytes returns about how many bytes a Cache needs for an image that t transforms. It assumes
+// the ratio 3:2 for a resize that keeps the aspect ratio.
+func (t Transform) StoredBytes() int64 {
+	side := int64(t.Size)
+	if t.crops() {
+		side = int64(t.resizeTo())
+	}
+	pixels := side * side
+	if t.Resize == "crop" {
+		pixels = pixels * 3 / 2
+	}
+	return 3*pixels + entryBytes
+}
 
 // NewCache returns a cache that holds at most limit bytes. Zero means 1 GiB. A cache with a
 // negative limit keeps nothing.

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -18,6 +19,9 @@ type CheckOptions struct {
 	// Transform resizes the images for Cache. It has no effect if Cache is nil.
 	Transform Transform
 
+	// TrainTransform resizes the images of the train split for Cache. Default: Transform.
+	TrainTransform Transform
+
 	// Workers is the number of images that are decoded at the same time. Zero means GOMAXPROCS.
 	Workers int
 
@@ -32,23 +36,29 @@ type CheckOptions struct {
 // After the check, every pass over the data reads the same images.
 //
 // Call CheckImages before making loaders from d. CheckImages also returns an error if ctx is done,
-// if o.Transform is invalid, if no training image is left, or if a class of val or test has no
+// if a transform is invalid, if no training image is left, or if a class of val or test has no
 // training image left. An error leaves the splits unchanged.
 func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
+	o.TrainTransform = cmp.Or(o.TrainTransform, o.Transform)
 	if o.Cache != nil {
-		if err := o.Transform.Validate(); err != nil {
-			return fmt.Errorf("checking the images of data set %s: %w", d.Name, err)
+		for _, t := range []Transform{o.Transform, o.TrainTransform} {
+			if err := t.Validate(); err != nil {
+				return fmt.Errorf("checking the images of data set %s: %w", d.Name, err)
+			}
 		}
 	}
 	checked := *d
 	done := counter(len(d.Train)+len(d.Val)+len(d.Test), o.Progress)
 	var broken []SkippedImage
 	for _, s := range checked.splits() {
-		samples := *s.samples
+		samples, transform := *s.samples, o.Transform
+		if s.samples == &checked.Train {
+			transform = o.TrainTransform
+		}
 		bad := make([]error, len(samples))
 		err := parallel(ctx, len(samples), o.Workers, func(i int) {
 			if o.Cache != nil {
-				_, bad[i] = o.Transform.load(samples[i], o.Cache)
+				_, bad[i] = transform.load(samples[i], o.Cache)
 			} else {
 				_, _, bad[i] = samples[i].read()
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"iter"
 	"math/rand/v2"
@@ -18,6 +19,11 @@ type Batch struct {
 	Pixels  []uint8  // [N, Size, Size, 3]; the channels are red, green and blue, from 0 to 255
 	Targets []Target // [N]
 	N       int      // number of images
+	// Others holds the target of the image that is mixed into each image. Nil without mixing.
+	Others []Target
+	// Shares[i] is the weight of Targets[i] in the loss of image i, from 0 to 1; Others[i] has the
+	// rest. Nil without mixing.
+	Shares []float32
 }
 
 // LoaderOptions configures a [Loader]. The options do not change the contents of the mini-batches.
@@ -70,7 +76,18 @@ func (l *Loader) Part(first, n int) *Loader {
 // files do not change.
 func (l *Loader) Fingerprint() string {
 	h := sha256.New() // its Write never fails
-	fmt.Fprintf(h, "%+v\n", l.transform)
+	// The fields that every version of the program has had. TestFlip changes no mini-batch.
+	t := struct {
+		Size                       int
+		Resize                     string
+		ResizeTo                   int
+		RandomCrop, HorizontalFlip bool
+	}{l.transform.Size, l.transform.Resize, l.transform.ResizeTo, l.transform.RandomCrop, l.transform.HorizontalFlip}
+	fmt.Fprintf(h, "%+v\n", t)
+	if a := l.transform.Augment; a != (Augment{}) {
+		text, _ := json.Marshal(a.WithDefaults()) // fails only for NaN, which Validate refuses
+		fmt.Fprintf(h, "%s %v\n", text, a.Fill)
+	}
 	for _, s := range l.samples {
 		fmt.Fprintf(h, "%q %s %q\n", relative(l.options.Root, s.Path), s.Target, s.Where)
 		if s.Image != nil {
@@ -88,6 +105,7 @@ func Shuffle(n int, seed uint64, epoch int) []int {
 // pending is a mini-batch that is being loaded.
 type pending struct {
 	batch *Batch
+	first int           // index of the first sample
 	errs  []error       // [N]
 	left  atomic.Int64  // number of images that are still to be loaded
 	done  chan struct{} // closed when all images are loaded
@@ -102,10 +120,13 @@ type task struct {
 
 // Batches yields the mini-batches of one pass over the samples. order holds the indices of the
 // samples to load; nil means all samples in their order. The last mini-batch may have fewer than
-// batchSize images.
+// batchSize images. An index of [Loader.Len] or more stands for the sample index mod Len, with
+// other random crops and flips, so that a pass can repeat samples.
 //
-// Random crops and flips depend only on seed, epoch and the index of the sample. The number of
-// workers, the order and the batch size do not change them.
+// The augmentation of an image depends only on seed, epoch and the index of the sample. The number
+// of workers, the order and the batch size do not change it. How Mixup and CutMix mix a mini-batch
+// depends only on seed, epoch and its samples, so a pass over the rest of an order, as after an
+// interruption, gives the same mini-batches.
 //
 // The pass ends with an error if an argument or the transform is invalid, if an image cannot be
 // decoded, or if ctx is done. The error names the image and the place that lists it. When the loop
@@ -183,7 +204,7 @@ func (l *Loader) checkPass(order []int, batchSize int) error {
 		return fmt.Errorf("loading images: batch size %d is not positive; give 1 or more", batchSize)
 	}
 	for i, index := range order {
-		if index < 0 || index >= len(l.samples) {
+		if index < 0 || len(l.samples) == 0 {
 			return fmt.Errorf("loading images: order[%d] is %d, but there are %d samples, with indices from 0", i, index, len(l.samples))
 		}
 	}
@@ -198,6 +219,7 @@ func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead 
 		n := len(indices)
 		p := &pending{
 			batch: &Batch{Pixels: make([]uint8, n*size*size*3), Targets: make([]Target, n), N: n},
+			first: indices[0],
 			errs:  make([]error, n),
 			done:  make(chan struct{}),
 		}
@@ -217,20 +239,28 @@ func (l *Loader) produce(ctx context.Context, order []int, batchSize int, ahead 
 	}
 }
 
-// work loads one image into its place in the mini-batch.
+// work loads one image into its place in the mini-batch. The worker that loads the last image mixes
+// the images.
 func (l *Loader) work(t task, seed uint64, epoch int) {
-	s := l.samples[t.index]
+	s := l.samples[t.index%len(l.samples)]
 	m, err := l.transform.load(s, l.cache)
-	if err != nil {
-		t.to.errs[t.slot] = fmt.Errorf("%s: %w", s.Where, err)
-	} else {
+	if err == nil {
 		imageBytes := 3 * l.transform.Size * l.transform.Size
-		l.transform.finish(t.to.batch.Pixels[t.slot*imageBytes:][:imageBytes], m, seed, epoch, t.index)
+		if err = l.transform.finish(t.to.batch.Pixels[t.slot*imageBytes:][:imageBytes], m, seed, epoch, t.index); err != nil {
+			err = &ImageError{s.Path, fmt.Errorf("%s: %w", s.name(), err)}
+		}
 		t.to.batch.Targets[t.slot] = s.Target
 	}
-	if t.to.left.Add(-1) == 0 {
-		close(t.to.done)
+	if err != nil {
+		t.to.errs[t.slot] = fmt.Errorf("%s: %w", s.Where, err)
 	}
+	if t.to.left.Add(-1) > 0 {
+		return
+	}
+	if a := l.transform.Augment; a.Mixes() {
+		a.mix(t.to.batch, l.transform.Size, stream(mixStream, seed, epoch, t.to.first))
+	}
+	close(t.to.done)
 }
 
 // Transform returns the transform of the images.
@@ -241,7 +271,8 @@ func (l *Loader) Transform() Transform { return l.transform }
 // crop and flip them in each pass as [Transform.Place] returns.
 //
 // ok is false for a random crop with Resize "crop". The images then keep their aspect ratio, and no
-// square contains every possible crop.
+// square contains every possible crop. ok is also false with a Transform.Augment, whose random part
+// is more than a crop and a flip.
 func (l *Loader) Fixed() (fixed *Loader, ok bool) {
 	t, ok := l.transform.fixed()
 	return &Loader{l.samples, t, l.cache, l.options}, ok

@@ -251,7 +251,7 @@ func TestBatchesErrors(t *testing.T) {
 		order []int
 		batch int
 		want  string
-	}{{nil, 0, "batch size 0"}, {[]int{0, 20}, 2, "order[1] is 20"}, {[]int{-1}, 2, "order[0] is -1"}} {
+	}{{nil, 0, "batch size 0"}, {[]int{0, -20}, 2, "order[1] is -20"}, {[]int{-1}, 2, "order[0] is -1"}} {
 		if err := firstError(l, c.order, c.batch); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("error %v, want one with %q", err, c.want)
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 )
 
 // Sample is one image and its target. The image is an image file, or a part of another file such as
@@ -53,6 +54,14 @@ func (s Sample) name() string {
 // stratum returns the class that the sample counts as; see [Target].
 func (s Sample) stratum() int { return s.Target.Stratum() }
 
+// source returns the place of the encoded image, which is not in memory.
+func (s Sample) source() stored {
+	if s.stored != nil {
+		return s.stored
+	}
+	return imageFile(s.Path)
+}
+
 // read returns the image and its encoded bytes, which are nil for an image in memory. If decoding
 // fails, read returns the bytes together with the error. Errors are of type *[ImageError].
 func (s Sample) read() (m *RGB, encoded []byte, err error) {
@@ -62,11 +71,7 @@ func (s Sample) read() (m *RGB, encoded []byte, err error) {
 		}
 		return s.Image, nil, nil
 	}
-	from := s.stored
-	if from == nil {
-		from = imageFile(s.Path)
-	}
-	if encoded, err = from.encoded(); err != nil {
+	if encoded, err = s.source().encoded(); err != nil {
 		return nil, nil, &ImageError{s.Path, err}
 	}
 	if m, err = decodeImage(encoded); err != nil {
@@ -147,4 +152,44 @@ func countAre(n int) string {
 		return "1 image is"
 	}
 	return fmt.Sprintf("%d images are", n)
+}
+
+// ShorterSide returns the median of the shorter sides, in pixels, of at most 64 of the samples. It
+// reads the headers of the images. Images whose size cannot be read do not count. It returns 0 if
+// there are no others.
+func ShorterSide(samples []Sample) int {
+	const most = 64
+	var sides []int
+	for i := range min(most, len(samples)) {
+		if w, h, err := samples[i*len(samples)/min(most, len(samples))].dimensions(); err == nil {
+			sides = append(sides, min(w, h))
+		}
+	}
+	if len(sides) == 0 {
+		return 0
+	}
+	slices.Sort(sides)
+	return sides[len(sides)/2]
+}
+
+// dimensions returns the width and the height of the image, in pixels, from its header. An
+// orientation that the file states may exchange them.
+func (s Sample) dimensions() (width, height int, err error) {
+	if s.Image != nil {
+		return s.Image.Width, s.Image.Height, nil
+	}
+	data, err := s.source().encoded()
+	if err != nil {
+		return 0, 0, err
+	}
+	f, err := sniff(data)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("broken %s: the decoder failed with %q", f.name, fmt.Sprint(p))
+		}
+	}()
+	return f.size(data)
 }

@@ -33,6 +33,13 @@ type Transform struct {
 
 	// HorizontalFlip mirrors each image with a probability of 1/2. It is for training.
 	HorizontalFlip bool
+
+	// Augment is the other augmentation, for training. Default: none.
+	Augment Augment
+
+	// TestFlip makes an evaluation predict each image and its mirror image, and average their
+	// logits. A loader does not read it.
+	TestFlip bool
 }
 
 // maxSide limits Size, so that a mistyped size does not allocate huge mini-batches of Size² pixels
@@ -54,8 +61,10 @@ func (t Transform) Validate() error {
 		return option.Errorf("resize-to", "image transform: shorter side %d is above the limit of %d pixels", t.ResizeTo, 2*maxSide)
 	case t.crops() && t.resizeTo() < t.Size:
 		return option.Errorf("resize-to", "image transform: shorter side %d is below the crop size of %d pixels; give the crop size or more", t.resizeTo(), t.Size)
+	case t.RandomCrop && t.Augment.crops():
+		return option.Errorf("random-crop", "image transform: a random crop and a random resized crop exclude each other; leave one of them out")
 	}
-	return nil
+	return t.Augment.Validate()
 }
 
 // WithDefaults returns t with the defaults of Resize and ResizeTo filled in.
@@ -80,14 +89,16 @@ func (t Transform) resizeTo() int {
 
 // fixed returns t without its random part. The results of fixed are squares of fixed.Size pixels;
 // see [Loader.Fixed]. ok is false for a random crop with Resize "crop". The images then keep their
-// aspect ratio, and no square contains every possible crop.
+// aspect ratio, and no square contains every possible crop. ok is also false with an Augment, whose
+// random part is more than a crop and a flip.
 func (t Transform) fixed() (fixed Transform, ok bool) {
+	ok = t.Augment == Augment{}
 	fixed = t
-	fixed.RandomCrop, fixed.HorizontalFlip = false, false
+	fixed.RandomCrop, fixed.HorizontalFlip, fixed.Augment = false, false, Augment{}
 	if !t.RandomCrop {
-		return fixed, true
+		return fixed, ok
 	}
-	return Transform{Size: t.resizeTo()}, t.Resize == "direct-crop"
+	return Transform{Size: t.resizeTo()}, ok && t.Resize == "direct-crop"
 }
 
 // Place returns the random part of t for one sample in one pass. x0 and y0 are the upper left
@@ -99,11 +110,11 @@ func (t Transform) Place(seed uint64, epoch, index int) (x0, y0 int, flip bool) 
 	return t.place(fixed.Size, fixed.Size, seed, epoch, index)
 }
 
-// SamplePixels loads the image of a sample as in evaluation, without a random crop or flip. The
-// result is [Size, Size, 3] with the channels red, green and blue. The error is an *[ImageError] if
-// the image is missing or broken.
+// SamplePixels loads the image of a sample as in evaluation, without augmentation. The result is
+// [Size, Size, 3] with the channels red, green and blue. The error is an *[ImageError] if the image
+// is missing or broken.
 func (t Transform) SamplePixels(s Sample) ([]uint8, error) {
-	t.RandomCrop, t.HorizontalFlip = false, false
+	t.RandomCrop, t.HorizontalFlip, t.Augment = false, false, Augment{}
 	if err := t.Validate(); err != nil {
 		return nil, err
 	}
@@ -112,12 +123,12 @@ func (t Transform) SamplePixels(s Sample) ([]uint8, error) {
 		return nil, err
 	}
 	pix := make([]uint8, 3*t.Size*t.Size)
-	t.finish(pix, m, 0, 0, 0)
-	return pix, nil
+	return pix, t.finish(pix, m, 0, 0, 0)
 }
 
-// load returns the image of a sample after the resize, before crop and flip. Callers must not
-// change the result, because cache may hold it.
+// load returns the image of a sample after the resize, before crop and flip. For a random resized
+// crop it returns the image that the crop is taken from. Callers must not change the result,
+// because cache may hold it.
 func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	key := t.cacheKey(s)
 	if m := cache.get(key); m != nil {
@@ -139,14 +150,36 @@ func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 
 // resize returns an image after the resize, before the crop.
 func (t Transform) resize(m *RGB) (*RGB, error) {
+	if t.Augment.crops() {
+		if short := t.cropSource(); min(m.Width, m.Height) > short {
+			return resizeShort(m, short)
+		}
+		return m, m.check()
+	}
 	switch t.Resize {
 	case "", "direct":
 		return resizeBicubic(m, t.Size, t.Size)
 	case "direct-crop":
 		return resizeBicubic(m, t.resizeTo(), t.resizeTo())
 	}
+	return resizeShort(m, t.resizeTo())
+}
+
+// cropSource returns the longest shorter side, in pixels, of the images that a random resized crop
+// is taken from. Larger images are reduced to it once, so that the cache holds more of them and a
+// crop costs less. The smallest square crop then still has about Size pixels a side, but a crop of
+// less than a quarter of the area is enlarged, so that the memory of an image is limited.
+func (t Transform) cropSource() int {
+	return int(math.Ceil(float64(t.Size) * min(2, 1/math.Sqrt(t.Augment.CropScale[0]))))
+}
+
+// resizeShort returns m with a shorter side of the given length, in pixels. It keeps the aspect
+// ratio.
+func resizeShort(m *RGB, short int) (*RGB, error) {
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("resizing: %w", err)
+	}
 	// The length of the longer side is truncated, not rounded, as in torchvision's Resize.
-	short := t.resizeTo()
 	w, h := short, short
 	if m.Width <= m.Height {
 		h = short * m.Height / m.Width
@@ -173,13 +206,23 @@ func (t Transform) place(width, height int, seed uint64, epoch, index int) (x0, 
 	return x0, y0, flip
 }
 
-// finish crops and flips a resized image and writes the result to dst, which is [Size, Size, 3].
-// seed, epoch and index determine the random numbers.
-func (t Transform) finish(dst []uint8, m *RGB, seed uint64, epoch, index int) {
+// finish crops, flips and augments an image of load and writes the result to dst, which is
+// [Size, Size, 3]. seed, epoch and index determine the random numbers.
+func (t Transform) finish(dst []uint8, m *RGB, seed uint64, epoch, index int) error {
+	if t.Augment != (Augment{}) {
+		return t.augment(dst, m, seed, epoch, index)
+	}
 	x0, y0, flip := t.place(m.Width, m.Height, seed, epoch, index)
-	for y := range t.Size {
-		src := m.Pix[3*((y0+y)*m.Width+x0):][:3*t.Size]
-		row := dst[3*y*t.Size:][:3*t.Size]
+	cut(dst, m, x0, y0, t.Size, flip)
+	return nil
+}
+
+// cut writes the square of m at (x0, y0) to dst, which is [size, size, 3]. It is mirrored if flip
+// is true.
+func cut(dst []uint8, m *RGB, x0, y0, size int, flip bool) {
+	for y := range size {
+		src := m.Pix[3*((y0+y)*m.Width+x0):][:3*size]
+		row := dst[3*y*size:][:3*size]
 		if !flip {
 			copy(row, src)
 			continue

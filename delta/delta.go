@@ -76,7 +76,7 @@ type Delta struct {
 	Tuned checkpoint.StateDict `json:"-"`
 }
 
-// Transform is the deterministic part of dataset.Transform.
+// Transform is the part of dataset.Transform that predictions use.
 type Transform struct {
 	// Resize is "direct" (resize to the square), "direct-crop" (resize to the square of ResizeTo,
 	// then cut out the centre) or "crop" (resize the shorter side to ResizeTo, then cut out the
@@ -85,6 +85,8 @@ type Transform struct {
 	// ResizeTo is the size before the centre is cut out, in px. It has no effect with "direct".
 	// Default: 256/224 of the image size, rounded.
 	ResizeTo int `json:"resize_to,omitempty"`
+	// TestFlip reports whether predictions average the logits of an image and its mirror image.
+	TestFlip bool `json:"test_flip,omitempty"`
 }
 
 // PlanSummary holds the fields of a plan.Plan without the selection, which is in Delta.Selection.
@@ -154,7 +156,7 @@ func (b Backbone) String() string {
 // ImageTransform returns the transform that resizes an image to the image size of the delta for
 // evaluation.
 func (d *Delta) ImageTransform() dataset.Transform {
-	return dataset.Transform{Size: d.Config.ImageSize, Resize: d.Transform.Resize, ResizeTo: d.Transform.ResizeTo}
+	return dataset.Transform{Size: d.Config.ImageSize, Resize: d.Transform.Resize, ResizeTo: d.Transform.ResizeTo, TestFlip: d.Transform.TestFlip}
 }
 
 // maxRank is the largest rank that Load accepts, far above any useful rank. It keeps numbers in a

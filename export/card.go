@@ -157,6 +157,9 @@ func (d *card) results() {
 	if d.c.Model.Config.NumClasses > 5 {
 		d.row("top-5 accuracy", "%s", wording.Percent(m.Top5))
 	}
+	if e := r.ProbeTest; e != nil {
+		d.row("accuracy of a linear probe", "%s", wording.Percent(e.Accuracy))
+	}
 	d.row("balanced accuracy", "%s", wording.Percent(m.BalancedAccuracy))
 	d.row("macro F1", "%s", wording.Percent(m.Macro.F1))
 	d.row("log loss", "%.4f", m.LogLoss)
@@ -208,7 +211,7 @@ func (d *card) recipe() {
 	d.row("learning rate", "%g, cosine schedule after %g epochs of warm-up", cmp.Or(lr, recipe.LR), recipe.WarmupEpochs)
 	d.row("weight decay", "%g", recipe.WeightDecay)
 	d.row("dropout, drop-path", "%g, %g", recipe.Dropout, recipe.DropPath)
-	d.row("augmentation", "%s", augmentation(config.Data.Images.RandomCrop, config.Data.Images.HorizontalFlip))
+	d.row("augmentation", "%s", cmp.Or(strings.Join(config.Data.Images.Augmentation(), ", "), "none"))
 	d.row("seed", "%d", recipe.Seed)
 	if recipe.Compat == train.CompatRelease {
 		d.row("recipe", "as in the release of the paper's code")
@@ -223,6 +226,9 @@ func (d *card) limits() {
 		d.line("- This folder states no result on images that the training did not use.")
 	} else {
 		d.line("- The results hold for images like those of the data set. Other cameras, places or times can give others.")
+	}
+	if d.c.Transform.TestFlip {
+		d.line("- The results average the predictions of each image and its mirror image. The model predicts the image alone.")
 	}
 	if t := d.c.Delta.Temperature; t != 0 {
 		d.line("- The softmax of the logits is not calibrated. Divide the logits by %.4g first for calibrated probabilities.", t)
@@ -260,18 +266,6 @@ func rank(n int) string {
 		return ""
 	}
 	return fmt.Sprintf("of rank %d", n)
-}
-
-// augmentation names the augmentation of training images.
-func augmentation(crop, flip bool) string {
-	var how []string
-	if crop {
-		how = append(how, "random crops")
-	}
-	if flip {
-		how = append(how, "horizontal flips")
-	}
-	return cmp.Or(strings.Join(how, ", "), "none")
 }
 
 // markdown returns text so that Markdown shows it unchanged on one line. It escapes all ASCII

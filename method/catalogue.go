@@ -13,7 +13,7 @@ import (
 // stages 1 and 2, and methods with structured modules.
 var (
 	blocks  = []string{"drop-path", "head-learning-rate"}
-	scoring = slices.Concat(blocks, []string{"budget", "scores-file", "keep-scores", "criterion", "score-batches", "score-batch-size", "alpha", "beta"})
+	scoring = slices.Concat(blocks, []string{"from-block", "budget", "scores-file", "keep-scores", "criterion", "score-batches", "score-batch-size", "alpha", "beta"})
 	modules = []string{"rank", "dropout", "module-drop-path", "init"}
 )
 
@@ -55,13 +55,13 @@ func catalogue() []Row {
 			Name:    "NAME",
 			Summary: "the module NAME on every matrix of every block",
 			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751",
-			options: slices.Concat(blocks, modules, []string{"budget"}),
+			options: slices.Concat(blocks, modules, []string{"budget", "from-block"}),
 			tunes:   uniform,
 		}, {
 			Name:     "adaptformer",
 			Summary:  "a bottleneck beside the MLP of every block",
 			Paper:    "Chen et al. 2022, AdaptFormer, arXiv 2205.13535",
-			options:  slices.Concat(blocks, []string{"bottleneck", "scale", "dropout"}),
+			options:  slices.Concat(blocks, []string{"bottleneck", "scale", "dropout", "from-block"}),
 			defaults: Options{Bottleneck: 64, Scale: 0.1},
 			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 				return peft.Selection{AdaptFormer: &peft.Bottleneck{Width: o.Bottleneck, Scale: o.Scale}}, nil
@@ -76,7 +76,7 @@ func catalogue() []Row {
 			Name:    "ssf",
 			Summary: "a scale and a shift for the output of every operation",
 			Paper:   "Lian et al. 2022, Scaling & Shifting Your Features, arXiv 2210.08823",
-			options: blocks,
+			options: slices.Concat(blocks, []string{"from-block"}),
 			merges:  true,
 			tunes:   func(Row, backbone.Config, Options) (peft.Selection, error) { return peft.Selection{SSF: true}, nil },
 			// Lian et al. 2022, train_scripts/vit/vtab/cifar_100.
@@ -88,7 +88,7 @@ func catalogue() []Row {
 			Name:    "bitfit",
 			Summary: "every bias",
 			Paper:   "Ben Zaken et al. 2022, BitFit, arXiv 2106.10199",
-			options: blocks,
+			options: slices.Concat(blocks, []string{"from-block"}),
 			merges:  true,
 			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return biases(c), nil },
 		}, {
@@ -138,11 +138,15 @@ func catalogue() []Row {
 // vpt returns the row of a variant of visual prompt tuning. prompts is the default number of
 // prompts.
 func vpt(name, summary string, prompts int, deep bool) Row {
+	options := slices.Concat(blocks, []string{"prompts", "dropout"})
+	if deep { // the prompts of vpt-shallow enter before the first block
+		options = append(options, "from-block")
+	}
 	return Row{
 		Name:     name,
 		Summary:  summary,
 		Paper:    "Jia et al. 2022, Visual Prompt Tuning, arXiv 2203.12119",
-		options:  slices.Concat(blocks, []string{"prompts", "dropout"}),
+		options:  options,
 		defaults: Options{Prompts: prompts},
 		tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
 			return peft.Selection{Prompts: &peft.Prompts{Tokens: o.Prompts, Deep: deep}}, nil

@@ -79,6 +79,11 @@ type Options struct {
 	// Scale is the factor on the output of the bottlenecks of AdaptFormer. Default: 0.1, as in the
 	// paper of AdaptFormer.
 	Scale float64 `json:"scale,omitempty"`
+	// FromBlock is the first block that is tuned, if it is not 0; see peft.Selection. Blocks are
+	// numbered from 0. A training computes the tokens that enter this block only once for each
+	// image, so a step costs only this block and the later blocks. A method with scores spends the
+	// whole Budget on them. Default: 0, the whole backbone.
+	FromBlock int `json:"from_block,omitempty"`
 }
 
 // Lookup returns the row of a method. For a method of a family, it takes the structured module or
@@ -207,10 +212,10 @@ func (r Row) match(name string) (variable string, ok bool) {
 }
 
 // Takes reports whether the method reads an option: "rank", "budget", "prompts", "bottleneck",
-// "scale", "drop-path", "dropout", "module-drop-path", "init", "head-learning-rate", "scores-file",
-// "keep-scores", "criterion", "score-batches", "score-batch-size", "alpha", "beta" or "compat".
-// Every method reads all options that are not in this list. A method with a structured module reads
-// an option of modules only if the option has an effect on the module.
+// "scale", "from-block", "drop-path", "dropout", "module-drop-path", "init", "head-learning-rate",
+// "scores-file", "keep-scores", "criterion", "score-batches", "score-batch-size", "alpha", "beta"
+// or "compat". Every method reads all options that are not in this list. A method with a structured
+// module reads an option of modules only if the option has an effect on the module.
 func (r Row) Takes(option string) bool {
 	if !slices.Contains(r.options, option) {
 		return !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })
@@ -263,7 +268,7 @@ func (r Row) Check(o Options) error {
 	for _, set := range []struct {
 		name  string
 		given bool
-	}{{"rank", o.Rank != 0}, {"budget", !o.Budget.IsZero()}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}} {
+	}{{"rank", o.Rank != 0}, {"budget", !o.Budget.IsZero()}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}, {"from-block", o.FromBlock != 0}} {
 		if set.given {
 			if err := r.CheckTakes(set.name); err != nil {
 				return err
@@ -324,7 +329,11 @@ func (r Row) Select(c backbone.Config, o Options) (peft.Selection, error) {
 	if err := r.Check(o); err != nil {
 		return peft.Selection{}, err
 	}
-	return r.tunes(r, c, r.WithDefaults(o))
+	s, err := r.tunes(r, c, r.WithDefaults(o))
+	if o.FromBlock != 0 {
+		s = s.From(c, o.FromBlock)
+	}
+	return s, err
 }
 
 // uniform returns the selection with the structured module of r on every matrix.
@@ -335,7 +344,7 @@ func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 		if err != nil {
 			return peft.Selection{}, err
 		}
-		if rank, _, err = rankFor(c, r.Module, parameters); err != nil {
+		if rank, _, err = rankFor(c, r.Module, parameters, o.FromBlock); err != nil {
 			return peft.Selection{}, err
 		}
 	}

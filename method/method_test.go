@@ -5,7 +5,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -179,7 +181,7 @@ func TestRecipes(t *testing.T) {
 		if err := r.Validate(); err != nil {
 			t.Errorf("%s: %v", m, err)
 		}
-		if row.Scores && r != train.VTAB() {
+		if row.Scores && !reflect.DeepEqual(r, train.VTAB()) {
 			t.Errorf("%s: %+v", m, r)
 		}
 	}
@@ -217,10 +219,10 @@ func TestOptions(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, o := range map[string]method.Options{
-			"rank": {Rank: 2}, "budget": {Budget: plan.MustParseBudget("0.6M")}, "prompts": {Prompts: 3}, "bottleneck": {Bottleneck: 3}, "scale": {Scale: 0.5},
+			"rank": {Rank: 2}, "budget": {Budget: plan.MustParseBudget("0.6M")}, "prompts": {Prompts: 3}, "bottleneck": {Bottleneck: 3}, "scale": {Scale: 0.5}, "from-block": {FromBlock: 7},
 		} {
 			err := row.Check(o)
-			if (err == nil) != row.Takes(name) || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("method %s takes no %s", m, name)) {
+			if (err == nil) != row.Takes(name) || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("method %s takes no %s", m, strings.ReplaceAll(name, "-", " "))) {
 				t.Errorf("%s with a %s: %v", m, name, err)
 			}
 			if row.Scores {
@@ -232,6 +234,9 @@ func TestOptions(t *testing.T) {
 			}
 			if err == nil && s.Module != row.Module {
 				t.Errorf("%s: module %q", m, s.Module)
+			}
+			if err == nil && name == "from-block" {
+				onlyFrom(t, m, c, s, 7)
 			}
 		}
 		if !row.Takes("lr") {
@@ -254,6 +259,33 @@ func TestOptions(t *testing.T) {
 	}
 	if _, err := spt.Select(c, method.Options{}); err == nil || !strings.Contains(err.Error(), "through a plan") {
 		t.Errorf("%v", err)
+	}
+}
+
+// onlyFrom checks that a selection tunes nothing before a block, and that it tunes every later
+// block.
+func onlyFrom(t *testing.T, m method.Method, c backbone.Config, s peft.Selection, block int) {
+	t.Helper()
+	tuning, err := peft.New(c, s)
+	if err != nil {
+		t.Fatalf("%s: %v", m, err)
+	}
+	blocks := map[string]bool{}
+	for _, p := range tuning.Params {
+		b := backbone.Block(p.Name)
+		blocks[b] = true
+		early := b != "" && !slices.ContainsFunc(c.ParamsFrom(block), func(q backbone.Param) bool { return backbone.Block(q.Name) == b })
+		if early || strings.HasPrefix(p.Name, "patch_embed") || strings.HasSuffix(p.Name, "_token") || p.Name == "pos_embed" {
+			t.Errorf("%s from block %d tunes %s", m, block, p.Name)
+		}
+		if p.Name == "deep_prompt_embeddings" {
+			blocks[fmt.Sprint(p.Shape)] = true
+		}
+	}
+	for b := block; b < c.Blocks(); b++ {
+		if !blocks[fmt.Sprintf("blocks.%d", b)] && !blocks[fmt.Sprint([]int{c.Blocks() - block - 1, 50, 768})] {
+			t.Errorf("%s from block %d does not tune block %d", m, block, b)
+		}
 	}
 }
 

@@ -47,15 +47,15 @@ func whole(c backbone.Config, choose func(backbone.Param) bool) (s peft.Selectio
 	return s
 }
 
-// rankFor returns the largest rank at which peft.Uniform tunes at most budget parameters, and the
-// number of parameters at that rank.
-func rankFor(c backbone.Config, module string, budget int) (rank, cost int, err error) {
+// rankFor returns the largest rank at which modules on every matrix from the given block on have at
+// most budget parameters, and the number of parameters at that rank.
+func rankFor(c backbone.Config, module string, budget, fromBlock int) (rank, cost int, err error) {
 	m, err := peft.Lookup(module)
 	if err != nil {
 		return 0, 0, err
 	}
 	total := func(rank int) (n int) {
-		for _, p := range c.Params() {
+		for _, p := range c.ParamsFrom(fromBlock) {
 			if p.Matrix() {
 				n += m.Count(p.Shape[1], p.Shape[0], rank)
 			}

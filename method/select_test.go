@@ -12,11 +12,15 @@ import (
 func TestRankFor(t *testing.T) {
 	tiny := backbone.Config{ImageSize: 224, NumClasses: 10, NumHeads: 3, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 16, EmbedDim: 192, Depth: 12, HiddenDim: 768}}
-	rank, cost, err := rankFor(tiny, "lora", 200_000)
+	rank, cost, err := rankFor(tiny, "lora", 200_000, 0)
 	if err != nil || rank != 4 || cost != 4*12*(4*384+2*960) {
 		t.Errorf("rank %d, cost %d, %v", rank, cost, err)
 	}
-	if _, _, err := rankFor(tiny, "lora", 1000); err == nil {
+	rank, cost, err = rankFor(tiny, "lora", 200_000, 6) // half of the matrices
+	if err != nil || rank != 9 || cost != 9*6*(4*384+2*960) {
+		t.Errorf("from block 6: rank %d, cost %d, %v", rank, cost, err)
+	}
+	if _, _, err := rankFor(tiny, "lora", 1000, 0); err == nil {
 		t.Error("a budget below rank 1 was accepted")
 	}
 }

@@ -57,6 +57,34 @@ type Objective interface {
 	NewMetrics(c backbone.Config) Metrics
 }
 
+// PerImage is an Objective that also returns the loss of each image. Label smoothing, weights of
+// classes and mixed images need it.
+type PerImage interface {
+	Objective
+	// Losses returns the loss of each image, float32 [B]. The arguments logits and targets are as
+	// for Loss. With zero options the mean of the losses is the result of Loss.
+	Losses(logits, targets *Node, o LossOptions) *Node
+}
+
+// LossOptions configures [PerImage]. The zero value changes nothing.
+type LossOptions struct {
+	// Smoothing is the share of the target that is spread evenly over all classes, at least 0 and
+	// below 1. Default: 0.
+	Smoothing float64
+	// ClassWeights holds a factor for the loss of each image, by the class of its target. Nil means
+	// 1 for all classes.
+	ClassWeights []float32
+}
+
+// CheckPerImage returns an error if o is no [PerImage]. what names the option that needs it, such
+// as "label smoothing".
+func CheckPerImage(o Objective, what string) error {
+	if _, ok := o.(PerImage); !ok {
+		return fmt.Errorf("%s needs the loss of each image, which the objective %s does not give; leave the option out, or add the method Losses of objective.PerImage", what, o.Name())
+	}
+	return nil
+}
+
 // Metrics accumulates the predictions of a split. It sees the whole split, so a metric need not be
 // a mean over images.
 type Metrics interface {
@@ -85,8 +113,9 @@ type Evaluation struct {
 
 // ClassCount holds the numbers of images of one class.
 type ClassCount struct {
-	Images  int `json:"images"`  // images with this label
-	Correct int `json:"correct"` // images with this label and the right prediction
+	Images    int `json:"images"`  // images with this label
+	Correct   int `json:"correct"` // images with this label and the right prediction
+	Predicted int `json:"-"`       // images with this prediction; not stored
 }
 
 // Pooled implements Objective.Features and Objective.Logits for a head that reads one feature

@@ -389,6 +389,7 @@ func TestRefusals(t *testing.T) {
 		"reads one label per image":                          {Train: train.Images(several, objective.SingleLabel, config)},
 		"the validation data has the objective single-label": {Train: train.Images(several, multiLabel{}, config), Val: train.Images(several, objective.SingleLabel, config)},
 		"turn augmentation off":                              {Train: train.Images(loader(samples(6, sameRegions), dataset.Transform{HorizontalFlip: true}), perCell{}, config)},
+		"augmentation changes only the images":               {Train: train.Images(loader(samples(6, sameRegions), dataset.Transform{Augment: dataset.Augment{Hue: 0.1}}), perCell{}, config)},
 	} {
 		run.Backend, run.Model, run.Tuning, run.Options = newBackend(t), m, tuning, train.Options{Epochs: 1, BatchSize: 3, LR: 1e-3}
 		if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), want) {

@@ -14,6 +14,7 @@ import (
 
 // SingleLabel is the objective for images with one label each. Its loss is the softmax
 // cross-entropy. Its accuracy is the share of images whose largest logit is the logit of the label.
+// SingleLabel is a [PerImage].
 var SingleLabel Objective = singleLabel{}
 
 type singleLabel struct{ Pooled }
@@ -36,6 +37,26 @@ func (singleLabel) Encode(target dataset.Target, dst []int32) error {
 func (singleLabel) Loss(logits, labels *Node) *Node {
 	oneHot := OneHot(labels, logits.Shape().Dim(1), dtypes.Float32)
 	return Neg(ReduceAllMean(ReduceSum(Mul(oneHot, LogSoftmax(logits)), 1)))
+}
+
+// Losses returns the loss of each image, [B]: the cross-entropy with the smoothed label, times the
+// weight of the label. Without weights it equals CrossEntropyLoss(label_smoothing,
+// reduction="none") of PyTorch. PyTorch applies weights to each class of the smoothed label, and
+// divides the sum of the losses by the sum of the weights. Here the weight of an image does not
+// depend on the smoothing, and the loss of a mini-batch is the mean, so micro-batches stay exact.
+func (singleLabel) Losses(logits, labels *Node, o LossOptions) *Node {
+	classes := logits.Shape().Dim(1)
+	oneHot := OneHot(labels, classes, dtypes.Float32)
+	target := oneHot
+	if o.Smoothing > 0 {
+		target = AddScalar(MulScalar(oneHot, 1-o.Smoothing), o.Smoothing/float64(classes))
+	}
+	losses := Neg(ReduceSum(Mul(target, LogSoftmax(logits)), 1))
+	if o.ClassWeights != nil {
+		weights := Reshape(Const(logits.Graph(), o.ClassWeights), 1, classes)
+		losses = Mul(losses, ReduceSum(Mul(oneHot, weights), 1))
+	}
+	return losses
 }
 
 // Correct returns 1 for each image whose largest logit is the logit of its label, else 0.
@@ -65,6 +86,7 @@ func (m *singleLabelMetrics) Add(logits []float32, labels []int32) error {
 		m.loss += lse - float64(row[label])
 		m.images++
 		m.classes[label].Images++
+		m.classes[best].Predicted++
 		if best == int(label) {
 			m.classes[label].Correct++
 			m.correct++

@@ -64,7 +64,7 @@ func isMLP(branch string) bool { return strings.HasSuffix(branch, ".mlp") }
 // bottleneck.
 func (l *layers) adaptFormer(name string, x, y *Node) *Node {
 	b := l.Selection.AdaptFormer
-	if b == nil || !isMLP(name) {
+	if b == nil || l.tuned[name+downProj+".weight"] == nil {
 		return y
 	}
 	tuned := func(layer string, x *Node) *Node {

@@ -8,9 +8,9 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
-// operations lists the operations of the forward pass of a backbone, up to its features, in the
-// order of computation. Methods that do not depend on tensor names use it, so they work with every
-// architecture.
+// operations lists the operations of the forward pass of a backbone, from a block up to its
+// features, in the order of computation. Methods that do not depend on tensor names use it, so they
+// work with every architecture.
 type operations struct {
 	outputs  []operation // linear layers, norms, convolutions and the patch embedding
 	branches []operation // branches of the blocks, such as "blocks.3.mlp"
@@ -24,9 +24,9 @@ type operation struct {
 	width int
 }
 
-// operationsOf returns the operations of a backbone. It builds the graph of the forward pass but
-// does not run it.
-func operationsOf(c backbone.Config) (*operations, error) {
+// operationsOf returns the operations of a backbone from the given block on. For block 0 they begin
+// with the patch embedding. operationsOf builds the graph of the forward pass but does not run it.
+func operationsOf(c backbone.Config, block int) (*operations, error) {
 	o := new(operations)
 	err := buildScratch(func(g *Graph) {
 		// Tensors of the same shape share one parameter, because a graph with thousands of
@@ -39,7 +39,15 @@ func operationsOf(c backbone.Config) (*operations, error) {
 			}
 			tensors[p.Name] = byShape[shape]
 		}
-		c.Features(&recorder{backbone.Untuned(tensors), o}, Parameter(g, "images", float32Shape([]int{1, c.ImageSize, c.ImageSize, 3})))
+		input := []int{1, c.ImageSize, c.ImageSize, 3}
+		if block > 0 {
+			tokens, width, err := c.HiddenSize(block)
+			if err != nil {
+				panic(err)
+			}
+			input = []int{1, tokens, width}
+		}
+		c.Features(&recorder{backbone.Untuned(tensors), o}, block, Parameter(g, "input", float32Shape(input)))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing the operations of the backbone: %w", err)
@@ -62,8 +70,8 @@ func (r *recorder) Output(name string, y *Node) *Node {
 	return y
 }
 
-func (r *recorder) Tokens(block int, x *Node) *Node {
-	r.operations.tokens = max(r.operations.tokens, block+1)
+func (r *recorder) Tokens(_ int, x *Node) *Node {
+	r.operations.tokens++
 	return x
 }
 

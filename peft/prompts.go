@@ -20,7 +20,7 @@ type Prompts struct {
 	// Tokens is the number of prompts of a block. It is at least 1.
 	Tokens int `json:"tokens"`
 	// Deep selects VPT-deep, with new prompts for each block. Default: VPT-shallow, with prompts
-	// only for the first block.
+	// only for the first block. The first block is Selection.FromBlock.
 	Deep bool `json:"deep,omitempty"`
 }
 
@@ -67,15 +67,15 @@ func patchEmbedding(c backbone.Config) (width, patch int, err error) {
 // Tokens implements backbone.Layers. It appends the prompts to the input tokens x [B, tokens, D] of
 // a block.
 func (l *layers) Tokens(block int, x *Node) *Node {
-	p := l.Selection.Prompts
-	if p == nil || block > 0 && !p.Deep {
+	p, first := l.Selection.Prompts, l.Selection.FromBlock
+	if p == nil || block < first || block > first && !p.Deep {
 		return x
 	}
 	prompts := l.tuned[promptsName]
-	if block > 0 {
+	if block > first {
 		// x ends with the outputs of the previous block for its prompts. New prompts replace them.
 		x = Slice(x, AxisRange(), AxisRange(0, x.Shape().Dim(1)-p.Tokens), AxisRange())
-		prompts = SliceAxis(l.tuned[deepPromptsName], 0, AxisRange(block-1, block))
+		prompts = SliceAxis(l.tuned[deepPromptsName], 0, AxisRange(block-first-1, block-first))
 	}
 	prompts = ConvertDType(BroadcastToDims(prompts, x.Shape().Dim(0), p.Tokens, x.Shape().Dim(2)), x.DType())
 	return Concatenate([]*Node{x, l.drop(prompts, l.rates.Dropout, prompts.Shape().Dimensions)}, 1)

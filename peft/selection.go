@@ -30,6 +30,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/drop"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/program"
 	"github.com/sptune/spt/internal/seeded"
 )
@@ -51,6 +52,12 @@ type Selection struct {
 	// row-major position in the tensor. The positions are in ascending order.
 	Entries map[string][]int32 `json:"entries,omitempty"`
 
+	// FromBlock is the first block that is tuned, if it is not 0. Nothing before the input of this
+	// block is tuned: SSF, prompts and AdaptFormer act in this block and later, and the lists above
+	// name no earlier tensor. A training then computes the tokens that enter the block only once
+	// for each image. It is less than the number of blocks. Default: 0, the whole backbone.
+	FromBlock int `json:"from_block,omitempty"`
+
 	// SSF inserts a scale and a shift, γ⊙y + β, after each linear layer, norm and convolution of
 	// the backbone and after the patch embedding, but not after the head (Lian et al. 2022,
 	// "Scaling & Shifting Your Features", arXiv 2210.08823). γ starts normally distributed around 1
@@ -69,6 +76,30 @@ type Selection struct {
 	// batch normalisation there, because a delta holds no running statistics. An MLP head of two or
 	// more layers cannot be merged. Default: 0, which means a linear head, as does 1.
 	MLPHead int `json:"mlp_head,omitempty"`
+}
+
+// From returns the part of the selection s on the backbone c that a training from the given block
+// on can tune: s without the tensors that the forward pass reads before this block, and with the
+// block as FromBlock.
+func (s Selection) From(c backbone.Config, block int) Selection {
+	late := namesFrom(c, block)
+	early := func(name string) bool { return !late[name] }
+	s.FromBlock = block
+	s.Structured = slices.DeleteFunc(slices.Clone(s.Structured), early)
+	s.Whole = slices.DeleteFunc(slices.Clone(s.Whole), early)
+	s.Entries = maps.Clone(s.Entries)
+	maps.DeleteFunc(s.Entries, func(name string, _ []int32) bool { return early(name) })
+	return s
+}
+
+// namesFrom returns the set of the names of the tensors that the forward pass reads from a block
+// on.
+func namesFrom(c backbone.Config, block int) map[string]bool {
+	names := map[string]bool{}
+	for _, p := range c.ParamsFrom(block) {
+		names[p.Name] = true
+	}
+	return names
 }
 
 // Param describes one tuned tensor.
@@ -186,12 +217,20 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	for _, p := range c.Params() {
 		t.shapes[p.Name] = p.Shape
 	}
+	if s.FromBlock != 0 {
+		if _, _, err := c.HiddenSize(s.FromBlock); err != nil {
+			return nil, option.Errorf("from-block", "tuning from a block on: %w", err)
+		}
+	}
+	late := namesFrom(c, s.FromBlock)
 	known := 0
 	for _, p := range c.Params() {
 		entries, hasEntries := s.Entries[p.Name]
 		switch {
 		case p.Role == backbone.Head && (t.whole[p.Name] || t.structured[p.Name] || hasEntries):
 			return nil, fmt.Errorf("checking the selection: %s belongs to the head, which is always tuned; leave it out", p.Name)
+		case (t.whole[p.Name] || t.structured[p.Name] || hasEntries) && !late[p.Name]:
+			return nil, fmt.Errorf("checking the selection: %s comes before block %d, from which on the backbone is tuned; leave the tensor out, or tune from an earlier block", p.Name, s.FromBlock)
 		case hasEntries && len(entries) == 0:
 			return nil, fmt.Errorf("checking the selection: %s is listed with no entries; leave it out", p.Name)
 		case p.Role == backbone.Head:
@@ -272,7 +311,7 @@ func (t *Tuning) declareAdditions() error {
 	if !s.SSF && s.Prompts == nil && s.AdaptFormer == nil {
 		return nil
 	}
-	o, err := operationsOf(c)
+	o, err := operationsOf(c, s.FromBlock)
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func Compare(a, b *Plan, tensors []sensitivity.Tensor, countA, countB Count) (*C
 	c := &Comparison{CostA: a.Cost, CostB: b.Cost, Rows: []ComparedRow{}}
 	var costs [2]map[[2]string]int
 	if tensors == nil {
-		if a.Cost.ClassToken != b.Cost.ClassToken {
+		if a.Cost.ClassToken != b.Cost.ClassToken && a.FromBlock == 0 && b.FromBlock == 0 {
 			return nil, fmt.Errorf("comparing plans: the class token has %d parameters in the first plan and %d in the second, so they are for different backbones; give plans for the same backbone", a.Cost.ClassToken, b.Cost.ClassToken)
 		}
 		tensors = byName(a, b)

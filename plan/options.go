@@ -59,6 +59,11 @@ type Options struct {
 	// Compat is [CompatRelease] for the plan that the paper's published code makes. Default: empty,
 	// for the plan that spends the budget exactly, as [New] describes.
 	Compat string `json:"compat"`
+	// FromBlock is the first block of which the plan selects parameters, if it is not 0. Blocks are
+	// numbered from 0. The class token, which enters the first block of all, is not tuned then. A
+	// configuration does not store FromBlock: run.TuneOptions holds the same number. Default: 0,
+	// all blocks.
+	FromBlock int `json:"-"`
 }
 
 // WithDefaults returns o with defaults in place of zero fields. Rank stays 0 where its default
@@ -83,6 +88,11 @@ func (o Options) Validate(tensors []sensitivity.Tensor, classToken, budget int) 
 	if err := o.check(); err != nil {
 		return err
 	}
+	if o.FromBlock > 0 {
+		if tensors, classToken = sensitivity.From(tensors, o.FromBlock), 0; len(tensors) == 0 {
+			return option.Errorf("from-block", "planning from block %d on: the backbone has fewer blocks, which are numbered from 0; give an earlier block", o.FromBlock)
+		}
+	}
 	if side, _ := sidesOf(tensors); o.Only != Unstructured && o.Rank > side {
 		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, side)
 	}
@@ -103,6 +113,10 @@ func (o Options) check() error {
 	switch {
 	case o.Only != "" && o.Only != Unstructured && o.Only != Structured:
 		return fmt.Errorf("only is %q, expected %q, %q or nothing", o.Only, Unstructured, Structured)
+	case o.FromBlock < 0:
+		return option.Errorf("from-block", "planning from block %d on: expected 0 or more", o.FromBlock)
+	case o.FromBlock > 0 && o.Compat != "":
+		return option.Errorf("compat", "compat mode %q makes no plans from a later block on; leave out one of the two options", o.Compat)
 	case o.Only != "" && o.Compat != "":
 		return option.Errorf("compat", "compat mode %q makes no plans of %s tuning only; leave out one of the two options", o.Compat, o.Only)
 	case o.Only != Unstructured && o.Module == "":
@@ -148,12 +162,22 @@ func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 // never exceeds the budget. It equals the budget unless all positive scores together cost less, or
 // o.Only is Structured; compare Cost.Total with Budget.
 //
+// With o.FromBlock, the scores of earlier tensors are not taken, and the class token costs nothing.
+//
 // New returns an error if [Options.Validate] does, if a score is NaN, infinite or negative, or if a
 // shape does not match the number of scores. If ctx is cancelled, New returns the error of ctx.
 func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(scores.Tensors, scores.ClassToken, budget); err != nil {
 		return nil, fmt.Errorf("planning: %w", err)
+	}
+	if scores.FromBlock > o.FromBlock {
+		return nil, fmt.Errorf("planning: %w", option.Errorf("from-block", "the scores are those of block %d and later blocks, but the plan begins with block %d; plan from block %[1]d on, or give scores of all blocks", scores.FromBlock, o.FromBlock))
+	}
+	if o.FromBlock > 0 {
+		late := *scores
+		late.Tensors, late.ClassToken = sensitivity.From(scores.Tensors, o.FromBlock), 0
+		scores = &late
 	}
 	if o.Compat == "" {
 		return exact(ctx, scores, budget, o, count)

@@ -241,17 +241,18 @@ func (a *tally) add(e event) {
 // tensor beyond its threshold, because they do not change the plan.
 func newPlan(tensors []tensor, events []event, o Options, budget, classToken int) *Plan {
 	p := &Plan{
-		Compat:   o.Compat,
-		Only:     o.Only,
-		Module:   o.Module,
-		Rank:     o.Rank,
-		Alpha:    o.Alpha,
-		Beta:     o.Beta,
-		Budget:   budget,
-		Cost:     Cost{ClassToken: classToken},
-		Matrices: []string{},
-		Vectors:  []string{},
-		Entries:  map[string][]int32{},
+		Compat:    o.Compat,
+		FromBlock: o.FromBlock,
+		Only:      o.Only,
+		Module:    o.Module,
+		Rank:      o.Rank,
+		Alpha:     o.Alpha,
+		Beta:      o.Beta,
+		Budget:    budget,
+		Cost:      Cost{ClassToken: classToken},
+		Matrices:  []string{},
+		Vectors:   []string{},
+		Entries:   map[string][]int32{},
 
 		Sensitive: map[string]int{},
 	}

@@ -41,11 +41,14 @@ var header = jsonfile.Header{Kind: jsonfile.Plan, Version: 1}
 
 // Plan lists the parameters to tune. A tensor is in at most one of Matrices, Vectors, Entries and
 // CountedOnly. A scored tensor in none of them stays frozen. The head and the class token are not
-// scored; they are always tuned.
+// scored; the head is always tuned, and so is the class token unless FromBlock is set.
 type Plan struct {
 	// Compat is [CompatRelease] if the plan follows the paper's published code. Otherwise it is
 	// empty.
 	Compat string `json:"compat,omitempty"`
+	// FromBlock is the first block of which the plan selects parameters. It is 0 if the plan
+	// selects from all blocks.
+	FromBlock int `json:"from_block,omitempty"`
 	// Only is [Unstructured] or [Structured] if the plan uses only one half of the method.
 	// Otherwise it is empty.
 	Only string `json:"only,omitempty"`
@@ -124,7 +127,7 @@ func (c Cost) sum() int {
 // Validate returns an error if the plan does not fit a backbone with the given scored tensors. It
 // does not read their scores. The error names the tensor or the number that is wrong. Validate
 // checks these conditions:
-//   - Every name in the plan is the name of a tensor of the right kind.
+//   - Every name in the plan is the name of a tensor of the right kind, from block FromBlock on.
 //   - Every position lies inside its tensor, and positions are ascending and unique.
 //   - The recorded cost is correct, and within the budget unless Compat is set.
 //
@@ -136,6 +139,11 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 	}
 	if count == nil && p.Only != Unstructured {
 		return fmt.Errorf("validating plan: no function counts the parameters of module %q; pass one", p.Module)
+	}
+	if p.FromBlock > 0 {
+		if tensors = sensitivity.From(tensors, p.FromBlock); len(tensors) == 0 {
+			return fmt.Errorf("validating plan: it begins with block %d, but the backbone has fewer blocks; give the backbone that the plan was made for", p.FromBlock)
+		}
 	}
 	byName := make(map[string]sensitivity.Tensor, len(tensors))
 	scores := 0
@@ -234,6 +242,12 @@ func (p *Plan) check() error {
 		return fmt.Errorf("compat is %q, expected %q or nothing", p.Compat, CompatRelease)
 	case p.Only != "" && p.Only != Unstructured && p.Only != Structured:
 		return fmt.Errorf("only is %q, expected %q, %q or nothing", p.Only, Unstructured, Structured)
+	case p.FromBlock < 0:
+		return fmt.Errorf("from_block is %d, expected 0 or more", p.FromBlock)
+	case p.FromBlock > 0 && p.Compat != "":
+		return fmt.Errorf("from_block is %d and compat is %q, expected at most one of them", p.FromBlock, p.Compat)
+	case p.FromBlock > 0 && p.Cost.ClassToken != 0:
+		return fmt.Errorf("from_block is %d and cost.class_token is %d, expected 0, because the class token enters the first block", p.FromBlock, p.Cost.ClassToken)
 	case p.Only != "" && p.Compat != "":
 		return fmt.Errorf("only is %q and compat is %q, expected at most one of them", p.Only, p.Compat)
 	case p.Only == Unstructured && (p.Module != "" || p.Rank != 0 || len(p.Matrices) > 0):

@@ -3,6 +3,8 @@
 // time take a Func. See the example of Func.
 package progress
 
+import "time"
+
 // Stage is the kind of work that an [Event] reports on.
 type Stage string
 
@@ -17,10 +19,18 @@ const (
 	Upload Stage = "upload"
 	// Images is the check that all images can be read. The unit is images.
 	Images Stage = "images"
+	// Features is the computation of the features of the frozen backbone. Event.Item is the
+	// purpose; the unit is images.
+	Features Stage = "features"
+	// Probe is the end of the fit of a linear probe. Event.Detail is the *run.Candidate.
+	Probe Stage = "probe"
 	// Score is stage 1, which scores the weights. The unit is images.
 	Score Stage = "score"
 	// Plan is the end of stage 2, which makes a plan. Event.Detail is the *plan.Plan.
 	Plan Stage = "plan"
+	// Tokens is the computation of the tokens that enter the first tuned block, before a training
+	// from this block on. The unit is images.
+	Tokens Stage = "tokens"
 	// Train is a step of stage 3. The unit is steps of the epoch.
 	Train Stage = "train"
 	// Epoch is the end of an epoch. Event.Detail is the train.Epoch.
@@ -53,6 +63,9 @@ type Event struct {
 	// Loss is the loss of the last step. In stage Score it is the mean loss of the mini-batches so
 	// far.
 	Loss float64
+	// Left is the estimated time of all work that is still to come, not only of the stage. Zero
+	// means that it is not known.
+	Left time.Duration
 	// Detail is the result of a stage that ended. The stage defines its type. It is nil for other
 	// events.
 	Detail any

@@ -3,6 +3,7 @@ package report
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/dataset"
@@ -33,6 +34,9 @@ type Sources struct {
 	Workers int
 	// Classifier explains the wrong predictions. Default: nil, and they have no explanation.
 	Classifier *spt.Classifier
+	// ExplainTime is the time in which predictions are explained, as many as fit. Default: 20
+	// seconds.
+	ExplainTime time.Duration
 	// Progress receives an event of the stage progress.Explain for each explained prediction.
 	// Default: no events.
 	Progress progress.Func

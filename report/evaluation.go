@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,13 +120,13 @@ func (e *Evaluation) unsure(n int) []evaluate.Ranked {
 	return evaluate.LeastConfident(others, n)
 }
 
-// explainTime is the time after which no further prediction is explained. An explanation takes 62
-// predictions, which is a second for a ViT-Ti and ten for a ViT-B on two cores.
+// explainTime is the default of Sources.ExplainTime. An explanation takes 62 predictions, which is
+// a second for a ViT-Ti and ten for a ViT-B on two cores.
 const explainTime = 20 * time.Second
 
 // AddPictures adds pictures of the images that the page shows: the most confidently wrong and the
 // least sure ones. With a classifier it also explains the wrong predictions, as many as it can in
-// 20 seconds.
+// from.ExplainTime.
 func (e *Evaluation) AddPictures(ctx context.Context, from Sources) error {
 	d := from.Data
 	samples := map[string]dataset.Sample{}
@@ -157,12 +158,15 @@ func (e *Evaluation) AddPictures(ctx context.Context, from Sources) error {
 		return nil
 	}
 	wrong := e.wrong(single.images)
-	for i, start := 0, time.Now(); i < len(wrong) && time.Since(start) < explainTime; i++ {
+	end, each := time.Now().Add(cmp.Or(from.ExplainTime, explainTime)), time.Duration(0)
+	for i := 0; i < len(wrong) && time.Until(end) > each; i++ {
+		start := time.Now()
 		if s, ok := samples[wrong[i].Path]; ok {
 			if err := e.explain(ctx, from.Classifier, s, wrong[i]); err != nil {
 				return err
 			}
 		}
+		each = time.Since(start)
 		from.Progress.Report(progress.Event{Stage: progress.Explain, Done: int64(i + 1), Total: int64(len(wrong))})
 	}
 	return nil

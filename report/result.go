@@ -39,6 +39,8 @@ func (r *Run) answer() *answerView {
 	result := r.Result
 	accuracy, tested := r.tested()
 	switch {
+	case result.KeptProbe():
+		v.Sentences = append(v.Sentences, fmt.Sprintf("The linear probe was better on the validation images than tuning with %s, so the delta is the probe.", r.Config.Method()))
 	case r.Config.Method() == method.Linear:
 	case r.Probe != nil && tested:
 		fact("linear probe", wording.Percent(r.Probe.Accuracy), fmt.Sprintf("%+.2f points by tuning; %s", 100*(accuracy-r.Probe.Accuracy), r.Probe.Name))
@@ -87,7 +89,10 @@ func (r *Run) tested() (accuracy float64, ok bool) {
 
 // budgetNote returns the budget and the learning rate of a result in words.
 func budgetNote(r *run.Result) string {
-	note := fmt.Sprintf("learning rate %g, trained on %s", r.LR, r.TrainedOn)
+	note := "trained on " + r.TrainedOn
+	if r.LR > 0 { // not for a probe
+		note = fmt.Sprintf("learning rate %g, %s", r.LR, note)
+	}
 	if b := r.Budget.String(); b != "" {
 		note = "budget " + b + ", " + note
 	}

@@ -36,7 +36,8 @@ type Run struct {
 	Plan *plan.Plan
 	// DeltaBytes is the size of the delta, in bytes. It is 0 without a delta.
 	DeltaBytes int64
-	// Probe is a run with a linear probe on the same data and backbone. It is nil if there is none.
+	// Probe is the linear probe of the run, or another run with a linear probe on the same data and
+	// backbone. It is nil if there is none.
 	Probe *Probe
 	// Evaluation holds the predictions of the test split or, in a run that did not test, of the
 	// validation split. It is nil if the run has not predicted yet.
@@ -56,7 +57,7 @@ func (t Training) title() string { return cmp.Or(t.Name, "final") }
 
 // Probe is the result of a linear probe: a run that trains only the head.
 type Probe struct {
-	Name     string  // its run folder, or its name
+	Name     string  // its run folder, or a description
 	Accuracy float64 // test accuracy, from 0 to 1
 }
 
@@ -142,11 +143,15 @@ func (r *Run) readSelection() error {
 	return nil
 }
 
-// findProbe looks for a finished run of the method linear on the same data and backbone, in the
-// folders beside the run.
+// findProbe returns the linear probe of the run. If the run has not tested one, findProbe looks for
+// a finished run of the method linear on the same data and backbone, in the folders beside the run.
 func (r *Run) findProbe() *Probe {
 	if _, tested := r.tested(); !tested || r.Config.Method() == method.Linear {
 		return nil
+	}
+	if r.Result != nil && r.Result.ProbeTest != nil {
+		e := r.Result.ProbeTest
+		return &Probe{Name: "a head on the features of the frozen backbone", Accuracy: e.Accuracy}
 	}
 	parent := filepath.Dir(filepath.Clean(string(r.Folder)))
 	entries, _ := os.ReadDir(parent) // without it, the page says that there is no probe

@@ -17,9 +17,12 @@ package run
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
@@ -56,6 +59,55 @@ func (c *Config) Recipe() train.Options {
 	return c.Tune.Train
 }
 
+// The values of TuneOptions.Recipe.
+const (
+	// RecipeAuto chooses the options by the images, the backbone and the time; see package recipe.
+	RecipeAuto = "auto"
+	// RecipeVTAB is the recipe of the paper for VTAB-1k.
+	RecipeVTAB = "vtab"
+	// RecipeFGVC is the recipe of the paper for FGVC.
+	RecipeFGVC = "fgvc"
+)
+
+// RecipeOptions returns the options of a run of a method by a recipe, without those that depend on
+// the task. RecipeAuto leaves the number of steps, the learning rate and other options open: they
+// are zero, and spt.Task.Prepare chooses them.
+func RecipeOptions(m method.Row, recipe string) TuneOptions {
+	o := TuneOptions{Method: m.Method, Train: m.TrainOptions(), LRs: m.LearningRates, Recipe: recipe}
+	if recipe == RecipeAuto {
+		o.Train.Epochs, o.Train.WarmupEpochs, o.Train.LR, o.LRs = 0, 0, 0, nil
+		o.Probe, o.NoRefit, o.Score.Stratified = true, true, true
+		if m.Method == method.Linear {
+			o.NoRefit = false // the features are there, so a second fit takes no time
+		}
+	}
+	return o
+}
+
+// RecipeOf returns the recipe of a data set of a benchmark: its name, as dataset.FindKnown takes
+// it. An unknown name is an [*OptionError].
+func RecipeOf(task string) (string, error) {
+	known, err := dataset.FindKnown(task)
+	switch {
+	case err != nil:
+		return "", &OptionError{Option: "task", Err: err}
+	case known.Group == RecipeFGVC:
+		return RecipeFGVC, nil
+	}
+	return RecipeVTAB, nil
+}
+
+// Recipes returns the names of all recipes.
+func Recipes() []string { return []string{RecipeAuto, RecipeVTAB, RecipeFGVC} }
+
+// CheckRecipe returns an [*OptionError] for an unknown recipe.
+func CheckRecipe(recipe string) error {
+	if slices.Contains(Recipes(), recipe) {
+		return nil
+	}
+	return &OptionError{Option: "recipe", Err: option.Unknown("recipe", "recipe", recipe, Recipes())}
+}
+
 // TuneOptions configures a run of all stages.
 type TuneOptions struct {
 	// Method is the name of the method, which determines the tuned parameters.
@@ -75,10 +127,37 @@ type TuneOptions struct {
 	KeepScores bool `json:"keep_scores,omitempty"`
 	// Score configures stage 1.
 	Score sensitivity.Options `json:"score"`
-	// Plan configures stage 2. Its Module, Only and Rank are set from Method and Rank.
+	// Plan configures stage 2. Its Module, Only, Rank and FromBlock are set from Method, Rank and
+	// FromBlock.
 	Plan plan.Options `json:"plan"`
 	// Train configures stage 3: it is the recipe of every training.
 	Train train.Options `json:"train"`
+	// Recipe is the recipe that fills in options that are not given: [RecipeAuto], [RecipeVTAB] or
+	// [RecipeFGVC]. It is for people and for Configure; the other fields define the run. Empty: the
+	// caller gives all options.
+	Recipe string `json:"recipe,omitempty"`
+	// Probe fits a linear probe first, on the features of the frozen backbone. Its head, with a
+	// bounded norm, is the head of stage 1 and the initial head of every training. The result has
+	// the accuracy of the probe. For the method linear the probe replaces the training. Default:
+	// false.
+	Probe bool `json:"probe"`
+	// FromDelta is the folder of a delta from which the run starts: it tunes the same parameters
+	// with the same method, from the tuned values. Rows of the head belong to classes by their
+	// names; new classes get new rows. Empty: the run starts from the backbone.
+	FromDelta string `json:"from_delta,omitempty"`
+	// NoRefit skips the final training on the training and validation images together. The result
+	// is then the chosen candidate itself. It has no effect without validation. Default: false.
+	NoRefit bool `json:"no_refit"`
+	// AutoAugment leaves the choice of the augmentation to RecipeAuto: spt.Task.Prepare compares no
+	// augmentation with the preset light, sets DataConfig.Images and clears this field. Default:
+	// false.
+	AutoAugment bool `json:"auto_augment,omitempty"`
+	// TimeLimit is the time, in seconds, in which Task.Tune ends, counted from its start or from
+	// Began. Trainings take fewer steps if they are too slow for it. Zero means no limit.
+	TimeLimit float64 `json:"time_limit,omitempty"`
+	// Began is the time from which TimeLimit counts. It is not stored: a resumed run gets the whole
+	// TimeLimit again. Zero means the start of Tune.
+	Began time.Time `json:"-"`
 	// LRs lists learning rates: each budget is a candidate with each of them, in place of Train.LR.
 	// Empty: Train.LR.
 	LRs []float64 `json:"lrs,omitempty"`
@@ -130,7 +209,7 @@ func (o TuneOptions) Tries() (all []Try) {
 type TrainOptions struct {
 	// Method is the name of the method. For a plan it is the method that made the plan.
 	Method method.Method `json:"method"`
-	// Options configures the method. It must be zero for a plan.
+	// Options configures the method. For a plan, only FromBlock may be set, to that of the plan.
 	method.Options
 	// WithVal also trains on the validation images, and does not validate. Default: false.
 	WithVal bool `json:"with_val"`

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,14 +11,13 @@ import (
 	"time"
 
 	"github.com/sptune/spt/dataset"
-	"github.com/sptune/spt/internal/embedded"
-	"github.com/sptune/spt/internal/hub"
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/regularfile"
 	"github.com/sptune/spt/internal/yamlfile"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/train"
 )
 
 // ReadConfig reads a file for [Configure]: a YAML or JSON document with the keys of config.json.
@@ -41,9 +41,13 @@ func ReadConfig(path string) (*yamlfile.Node, error) {
 // Keys that no node has take the recipe of the method, as the flags of 'spt tune' do:
 //
 //   - The method is tune.method; without this key it is spt-lora. It sets tune.train and tune.lrs.
-//   - If data.task names a data set, data.images takes the recipe of [TaskImages].
+//   - tune.recipe names the recipe; with [RecipeAuto], spt.Task.Prepare fills in the options that
+//     depend on the task. Without this key, it is the recipe of the benchmark that data.task names,
+//     or else RecipeVTAB, and the key stays empty. It also sets data.images; see [RecipeImages].
 //   - The length of the warm-up scales with tune.train.epochs.
 //   - The seed of the scores is tune.train.seed.
+//   - Keys tune.train.class_weights and tune.train.balanced_sampling replace the class weights that
+//     earlier nodes recorded.
 //   - A key tune.train.lr replaces the learning rates of the method, and tune.lrs of earlier nodes.
 //   - Keys mean and std need no key preprocessing.
 //
@@ -84,14 +88,21 @@ func configure(nodes layers) (Config, error) {
 	if err != nil {
 		return draft, nodes.at("tune.method", err)
 	}
-	base := Config{Compute: ComputeConfig{Devices: 1}, Objective: objective.SingleLabel.Name(), Tune: TuneOptions{Method: row.Method, Train: row.TrainOptions(), LRs: row.LearningRates}}
-	base.Data.ValFraction, base.Data.TestFraction = defaultFraction, defaultFraction
-	if draft.Data.Task != "" {
-		known, err := dataset.FindKnown(draft.Data.Task)
-		if err != nil {
+	chosen := draft.Tune.Recipe
+	if chosen != "" {
+		if err := CheckRecipe(chosen); err != nil {
+			return draft, nodes.at("tune.recipe", err)
+		}
+	} else if draft.Data.Task != "" {
+		if chosen, err = RecipeOf(draft.Data.Task); err != nil {
 			return draft, nodes.at("data.task", err)
 		}
-		base.Data.Images = TaskImages(known)
+	}
+	base := Config{Compute: ComputeConfig{Devices: 1}, Objective: objective.SingleLabel.Name(), Tune: RecipeOptions(row, chosen)}
+	base.Tune.Recipe = draft.Tune.Recipe
+	base.Data.ValFraction, base.Data.TestFraction = defaultFraction, defaultFraction
+	if chosen != "" {
+		base.Data.Images = RecipeImages(chosen)
 		// the random crop of the recipe belongs to its resize
 		if nodes.last("data.images.resize") >= 0 {
 			base.Data.Images.Resize, base.Data.Images.RandomCrop = "", false
@@ -100,6 +111,12 @@ func configure(nodes layers) (Config, error) {
 	c := base
 	for _, n := range nodes {
 		c.forget(n)
+		// Other keys of the node change the options of the preset.
+		if name := node(n, "data.images.preset"); name != nil {
+			if c.Data.Images, err = c.Data.Images.WithPreset(name.Value); err != nil {
+				return c, nodes.at("data.images.preset", errors.Unwrap(err))
+			}
+		}
 		if err := yamlfile.Decode(n, &c); err != nil {
 			return c, err
 		}
@@ -108,12 +125,19 @@ func configure(nodes layers) (Config, error) {
 		}
 	}
 	c.Header, c.Spt, c.Started, c.Tune.Method = jsonfile.Header{}, "", time.Time{}, row.Method
+	c.Data.Images.Preset = ""
+	if c.Data.Images.Augment.CropScale != [2]float64{} && nodes.last("data.images.random_crop") < 0 {
+		c.Data.Images.RandomCrop = false // it comes from the recipe of the task
+	}
 	t := &c.Tune
 	if nodes.last("tune.train.epochs") >= 0 && nodes.last("tune.train.warmup_epochs") < 0 {
 		t.Train.WarmupEpochs = base.Tune.Train.WithEpochs(t.Train.Epochs).WarmupEpochs
 	}
 	if nodes.last("tune.score.seed") < 0 {
 		t.Score.Seed = t.Train.Seed
+	}
+	if values := nodes.last("tune.train.class_weight_values"); max(nodes.last("tune.train.class_weights"), nodes.last("tune.train.balanced_sampling")) > values {
+		t.Train.ClassWeightValues = nil
 	}
 	lr, lrs := nodes.last("tune.train.lr"), nodes.last("tune.lrs")
 	if lr > lrs {
@@ -128,6 +152,13 @@ func configure(nodes layers) (Config, error) {
 	}
 	if err := nodes.check(c, base, row); err != nil {
 		return c, err
+	}
+	if c.Model.Path != "" {
+		path, err := Locate(c.Model.Path)
+		if err != nil {
+			return c, nodes.at("model.path", err)
+		}
+		c.Model.Path = path
 	}
 	return c, c.makeAbsolute()
 }
@@ -148,14 +179,17 @@ func (c *Config) forget(n *yamlfile.Node) {
 	if old.Samples != "" && yamlfile.Key(d, "path") != nil {
 		c.Data = DataConfig{ValFraction: old.ValFraction, TestFraction: old.TestFraction, SplitSeed: old.SplitSeed, SkipBadImages: old.SkipBadImages, Images: old.Images}
 	}
+	if c.Tune.Train.ClassWeights != "" { // Task.Effective has filled in the values
+		c.Tune.Train.ClassWeightValues = nil
+	}
 	c.Data.Split, c.Data.Samples, c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test = "", "", 0, 0, 0, 0
 }
 
-// makeAbsolute makes the paths in c absolute.
+// makeAbsolute makes the paths in c absolute, except the path of the model.
 func (c *Config) makeAbsolute() error {
-	paths := []*string{&c.Data.Path, &c.Data.ImageRoot, &c.Tune.ScoresFile}
-	if c.Model.Path != embedded.Name && !hub.IsReference(c.Model.Path) {
-		paths = append(paths, &c.Model.Path)
+	paths := []*string{&c.Data.Path, &c.Data.ImageRoot, &c.Tune.ScoresFile, &c.Tune.FromDelta}
+	if w := &c.Tune.Train.ClassWeights; *w != train.AutoWeights && *w != train.NoWeights {
+		paths = append(paths, w)
 	}
 	for _, path := range paths {
 		if *path == "" {
@@ -174,14 +208,19 @@ func (c *Config) makeAbsolute() error {
 // options are those of method.Row.Takes and of OptionError.
 var configKeys = []struct{ option, path string }{
 	{"objective", "objective"}, {"precision", "compute.precision"}, {"devices", "compute.devices"}, {"layout", "data.layout"},
-	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"},
+	{"crop-scale", "data.images.augment.crop_scale"}, {"crop-ratio", "data.images.augment.crop_ratio"}, {"colour-jitter", "data.images.augment"},
+	{"rand-augment", "data.images.augment.rand_augment"}, {"rand-augment-magnitude", "data.images.augment.rand_augment_magnitude"},
+	{"random-erasing", "data.images.augment.random_erasing"}, {"mixup", "data.images.augment.mixup"}, {"cutmix", "data.images.augment.cutmix"},
+	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"}, {"from-block", "tune.from_block"},
 	{"scores-file", "tune.scores_file"}, {"keep-scores", "tune.keep_scores"}, {"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
 	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
 	{"compat", "tune.plan.compat"}, {"compat", "tune.score.compat"}, {"compat", "tune.train.compat"},
-	{"epochs", "tune.train.epochs"}, {"batch-size", "tune.train.batch_size"}, {"learning-rate", "tune.lrs"}, {"learning-rate", "tune.train.lr"},
+	{"recipe", "tune.recipe"}, {"augment", "tune.auto_augment"}, {"from-delta", "tune.from_delta"}, {"probe-head", "tune.probe"}, {"time", "tune.time_limit"}, {"epochs", "tune.train.epochs"}, {"steps", "tune.train.steps"}, {"patience", "tune.train.patience"}, {"batch-size", "tune.train.batch_size"}, {"learning-rate", "tune.lrs"}, {"learning-rate", "tune.train.lr"},
 	{"head-learning-rate", "tune.train.head_lr"}, {"weight-decay", "tune.train.weight_decay"}, {"warmup-epochs", "tune.train.warmup_epochs"},
 	{"warmup-learning-rate", "tune.train.warmup_lr"}, {"min-learning-rate", "tune.train.min_lr"}, {"drop-path", "tune.train.drop_path"},
 	{"dropout", "tune.train.dropout"}, {"module-drop-path", "tune.train.module_drop_path"}, {"init", "tune.train.init"},
+	{"label-smoothing", "tune.train.label_smoothing"}, {"class-weights", "tune.train.class_weights"}, {"class-weights", "tune.train.class_weight_values"},
+	{"balanced-sampling", "tune.train.balanced_sampling"}, {"select", "tune.train.select"},
 }
 
 // layers holds the nodes of a configuration, the base first.
@@ -266,15 +305,21 @@ func (l layers) check(c, base Config, row method.Row) error {
 		}
 	}
 	for _, lr := range append([]float64{c.Tune.Train.LR}, c.Tune.LRs...) {
-		recipe := c.Tune.Train
-		recipe.LR = lr
-		if err := recipe.Validate(); err != nil {
+		training := c.Tune.Train
+		training.LR = lr
+		if c.Tune.Recipe == RecipeAuto { // zero values are chosen later
+			training.LR, training.Epochs = cmp.Or(lr, 1), cmp.Or(training.Epochs, 1)
+		}
+		if err := training.Validate(); err != nil {
 			return l.place(err)
 		}
 	}
 	_, err := objective.Get(c.Objective)
 	if err == nil {
 		err = dataset.CheckLayout(c.Data.Layout)
+	}
+	if err == nil {
+		err = c.Data.Images.Augment.Validate()
 	}
 	if err == nil {
 		err = c.Tune.Score.Validate()

@@ -115,6 +115,15 @@ func TestConfigureLayers(t *testing.T) {
 		t.Errorf("%+v", c.Tune.Plan)
 	}
 
+	// Recorded class weights stay until a later node changes the data, the file or the sampling.
+	weighted := `{"data": {"path": "/d", "samples": "p"}, "tune": {"train": {"class_weights": "auto", "class_weight_values": [0.5, 1.5]}}}`
+	for node, kept := range map[string]bool{"": true, "tune: {train: {lr: 0.1}}": true, "data: {path: /e}": false, "tune: {train: {class_weights: w.json}}": false, "tune: {train: {balanced_sampling: true}}": false} {
+		c := configure(t, weighted, node)
+		if (c.Tune.Train.ClassWeightValues != nil) != kept || c.Tune.Train.ClassWeights != "auto" && !filepath.IsAbs(c.Tune.Train.ClassWeights) {
+			t.Errorf("%q: class weights %q, %v", node, c.Tune.Train.ClassWeights, c.Tune.Train.ClassWeightValues)
+		}
+	}
+
 	// The zero configuration of every method, as config.json encodes it, can be read.
 	for _, m := range method.Methods() {
 		c := configure(t, "tune: {method: "+string(m)+"}")

@@ -76,6 +76,16 @@ type ImageOptions struct {
 	RandomCrop bool `json:"random_crop"`
 	// HorizontalFlip mirrors a random half of the training images. Default: false.
 	HorizontalFlip bool `json:"horizontal_flip"`
+	// Preset is the name of a preset of augmentation, see WithPreset. Give it without RandomCrop,
+	// HorizontalFlip and Augment. [Configure] and spt.New replace it by the options of the preset,
+	// so a recorded run holds the options themselves. Default: no preset.
+	Preset string `json:"preset,omitempty"`
+	// Augment is the other augmentation of training images. A random resized crop excludes
+	// RandomCrop. Default: none.
+	Augment dataset.Augment `json:"augment,omitzero"`
+	// TestFlip makes validation, test and predictions average the logits of each image and its
+	// mirror image. It doubles their time and does not change the training. Default: false.
+	TestFlip bool `json:"test_flip,omitempty"`
 	// CacheBytes is the largest size of the cache of decoded images, in bytes. Zero means 1 GiB; a
 	// negative value means no cache.
 	CacheBytes int64 `json:"cache_bytes"`
@@ -83,16 +93,16 @@ type ImageOptions struct {
 	Workers int `json:"workers"`
 }
 
-// TaskImages returns the image options of the paper for the data set k of a benchmark. For VTAB-1k,
-// images are resized directly to the image size and not augmented. For FGVC, images are resized to
-// 256/224 of the image size and cropped; training images are cropped at random and flipped. The
-// source is build_transform in lib/datasets.py of the reference release.
+// RecipeImages returns the image options of a recipe. For VTAB-1k and RecipeAuto, images are
+// resized directly to the image size and not augmented. For FGVC, images are resized to 256/224 of
+// the image size and cropped; training images are cropped at random and flipped. The source is
+// build_transform in lib/datasets.py of the reference release.
 //
 // The normalisation is not an image option, because it belongs to the backbone. The reference
 // release normalises the input of every backbone with the mean and standard deviation of ImageNet.
 // To do the same, set them in [ModelConfig].
-func TaskImages(k dataset.Known) ImageOptions {
-	if k.Group == "fgvc" {
+func RecipeImages(recipe string) ImageOptions {
+	if recipe == RecipeFGVC {
 		return ImageOptions{Resize: "direct-crop", RandomCrop: true, HorizontalFlip: true}
 	}
 	return ImageOptions{Resize: "direct"}

@@ -30,11 +30,13 @@ const (
 	ReportFile       = "report.html"          // page about the run
 	MLflowFile       = "mlflow.json"          // runs on MLflow servers, by package tracking
 	candidatesFolder = "candidates"           // one folder for each budget that was tried
+	probeFolder      = "probe"                // delta and result of the linear probe
+	startFolder      = "start"                // copy of the delta from which the run starts
 )
 
 // Files returns the names of all files and folders that a run folder may hold.
 func Files() []string {
-	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, TrainStateFile, PredictionsFile, ReportFile, MLflowFile, delta.FileName, delta.TensorsName}
+	return []string{ConfigFile, ScoresFile, PlanFile, MetricsFile, ResultFile, candidatesFolder, probeFolder, startFolder, TrainStateFile, PredictionsFile, ReportFile, MLflowFile, delta.FileName, delta.TensorsName}
 }
 
 // The formats of the JSON files in a run folder.
@@ -58,6 +60,13 @@ func (f Folder) Path(elem ...string) string {
 // budget or, for a method without a budget, the method. If the run tries several learning rates,
 // the learning rate follows, as in "0.2M-lr-0.01".
 func (f Folder) Candidate(name string) Folder { return Folder(f.Path(candidatesFolder, name)) }
+
+// Probe returns the folder of the linear probe of the run.
+func (f Folder) Probe() Folder { return Folder(f.Path(probeFolder)) }
+
+// Start returns the folder with the copy of the delta from which the run starts; see
+// TuneOptions.FromDelta.
+func (f Folder) Start() Folder { return Folder(f.Path(startFolder)) }
 
 // CheckNew returns an [*OptionError] if a new run cannot use the folder: f is a file, f holds a
 // run, or f holds a file that a run would mistake for its own.
@@ -250,7 +259,7 @@ func (f Folder) RemoveLeftovers() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	folders := []string{string(f)}
+	folders := []string{string(f), string(f.Probe())}
 	for _, e := range entries {
 		folders = append(folders, string(f.Candidate(e.Name())))
 	}

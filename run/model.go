@@ -27,7 +27,8 @@ const GivenPreprocessing = "given"
 // values from the checkpoint or from the files beside it.
 type ModelConfig struct {
 	// Path is a checkpoint file, its folder, hf:OWNER/NAME[@REVISION][:FILE] for the Hugging Face
-	// Hub, or "demo" for the embedded backbone.
+	// Hub, a name of package catalogue such as vit_tiny, or "demo" for the embedded backbone. Open
+	// replaces a name of the catalogue with the reference to the Hub.
 	Path string `json:"path"`
 	// Commit is the commit of the repository on the Hub. If it is set, Open downloads this commit
 	// and ignores the revision in Path. Otherwise Open sets it.
@@ -57,7 +58,7 @@ type ModelConfig struct {
 // validate returns an error if no backbone can be loaded with c.
 func (c ModelConfig) validate() error {
 	if c.Path == "" {
-		return &OptionError{Option: "model", Err: fmt.Errorf("no backbone given: give a checkpoint file, hf:OWNER/NAME, or %s for the embedded backbone", embedded.Name)}
+		return &OptionError{Option: "model", Err: fmt.Errorf("no backbone given: give a checkpoint file, a name such as vit_tiny, hf:OWNER/NAME, or %s for the embedded backbone", embedded.Name)}
 	}
 	if c.Preprocessing == GivenPreprocessing {
 		if !(c.Std[0] > 0 && c.Std[1] > 0 && c.Std[2] > 0) {
@@ -73,19 +74,32 @@ func (c ModelConfig) validate() error {
 	return nil
 }
 
-// File returns the path of the checkpoint. If the backbone is on the Hugging Face Hub, File first
-// downloads it into the cache that the Hugging Face libraries use. It then sets c.Commit, and
-// origin is the reference with this commit: hf:OWNER/NAME@COMMIT. If c.Commit was set, File
-// downloads that commit. For other backbones origin is empty.
+// File returns the path of the checkpoint. It replaces c.Path with the result of [Locate] if this
+// is a reference to the Hugging Face Hub. If the backbone is on the Hub, File first downloads it
+// into the cache that the Hugging Face libraries use. It then sets c.Commit, and origin is the
+// reference with this commit: hf:OWNER/NAME@COMMIT. If c.Commit was set, File downloads that
+// commit. For other backbones origin is empty.
 //
 // If File uses the cache without asking the Hub, report receives a progress.Note with the reason. A
-// reference that cannot be read is an [*OptionError]. A repository, revision or file that does not
-// exist, that the user may not read, or that is not usable is an [*InputError]. Another failure of
-// the download, such as a server that does not answer or a full disk, is neither.
+// reference that cannot be read is an [*OptionError]. A name that is neither a file nor published,
+// a repository, revision or file that does not exist, that the user may not read, or that is not
+// usable is an [*InputError]. Another failure of the download, such as a server that does not
+// answer or a full disk, is neither.
 func (c *ModelConfig) File(ctx context.Context, report progress.Func) (path, origin string, err error) {
-	if !hub.IsReference(c.Path) {
+	located, err := Locate(c.Path)
+	switch {
+	case err != nil && hub.IsReference(c.Path):
+		return "", "", &OptionError{Option: "model", Err: err}
+	case err != nil:
+		return "", "", &InputError{Err: err}
+	}
+	if !hub.IsReference(located) {
+		if note := overriding(c.Path); note != "" {
+			report.Report(progress.Event{Stage: progress.Note, Item: note})
+		}
 		return c.Path, "", nil
 	}
+	c.Path = located
 	r, err := hub.Parse(c.Path)
 	if err != nil {
 		return "", "", &OptionError{Option: "model", Err: err}

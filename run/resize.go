@@ -11,9 +11,19 @@ import (
 // backbone was pretrained. A recorded run holds the transform itself.
 const ModelResize = "model"
 
-// Resolve replaces the resize ModelResize by the transform with which m was pretrained. It returns
-// an [*OptionError] if this transform is unknown or not supported.
+// Resolve replaces the resize ModelResize by the transform with which m was pretrained, and Preset
+// by its options. It returns an [*OptionError] if this transform is unknown or not supported, and
+// for an unknown preset.
 func (o ImageOptions) Resolve(m *backbone.Model) (ImageOptions, error) {
+	if o.Preset != "" {
+		if o.RandomCrop || o.HorizontalFlip || o.Augment != (dataset.Augment{}) {
+			return o, &OptionError{Option: "augment", Err: fmt.Errorf("the augmentation %q is given together with single options of augmentation; give one of them", o.Preset)}
+		}
+		var err error
+		if o, err = o.WithPreset(o.Preset); err != nil {
+			return o, err
+		}
+	}
 	if o.Resize != ModelResize {
 		return o, nil
 	}

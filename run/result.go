@@ -13,7 +13,7 @@ import (
 )
 
 // Candidate is the content of result.json in the folder of a candidate. A candidate is one budget
-// and one learning rate that a run tried.
+// and one learning rate that a run tried, or its linear probe.
 type Candidate struct {
 	jsonfile.Header             // kind "candidate"; set by SaveResult
 	Budget          plan.Budget `json:"budget,omitzero"` // zero for a method without a budget
@@ -21,7 +21,16 @@ type Candidate struct {
 	Counts          peft.Counts `json:"counts"`          // numbers of tuned parameters
 	ValAccuracy     float64     `json:"val_accuracy"`    // after the last epoch
 	ValLoss         float64     `json:"val_loss"`        // after the last epoch
-	Seconds         float64     `json:"seconds"`         // time spent in training, in seconds
+	// ValMetric is train.Epoch.ValMetric of the result.
+	ValMetric float64 `json:"val_metric,omitempty"`
+	Seconds   float64 `json:"seconds"` // time spent in training, in seconds
+	// L2 is the regularisation of a linear probe, and HeadScale the factor of its head for the
+	// start of scoring and training; see package probe. Both are 0 for other candidates.
+	L2        float64 `json:"l2,omitempty"`
+	HeadScale float64 `json:"head_scale,omitempty"`
+	// BestEpoch is the epoch whose tuned tensors the candidate has, counted from 1, if it is not
+	// the last; see train.Options.Patience.
+	BestEpoch int `json:"best_epoch,omitempty"`
 	// Temperature calibrates the probabilities on the validation images; see
 	// evaluate.Predictions.Temperature. It is 0 if the objective does not classify, and if there
 	// are too few images or no temperature fits them.
@@ -29,6 +38,12 @@ type Candidate struct {
 	// Metrics holds the metrics of the validation images. It is nil if the objective does not
 	// classify, and in the candidates of a Result.
 	Metrics *evaluate.Metrics `json:"metrics,omitempty"`
+}
+
+// Selected returns the value of the metric by which the run chooses, for the validation images
+// after the last epoch: higher is better. by must be train.Options.Select of the run.
+func (c *Candidate) Selected(by objective.Selection) float64 {
+	return by.Restored(c.ValAccuracy, c.ValLoss, c.ValMetric)
 }
 
 // Result is the content of result.json in the folder of a finished run. It can be understood
@@ -52,7 +67,8 @@ type Result struct {
 	// Seed is the seed of the trainings.
 	Seed uint64 `json:"seed"`
 
-	// Method is the name of the method.
+	// Method is the name of the method of the delta. It is method.Linear if the delta is the linear
+	// probe of a run of another method; see KeptProbe.
 	Method method.Method `json:"method"`
 	// Budget is the budget of the chosen candidate. It is zero for a method without a budget.
 	Budget plan.Budget `json:"budget,omitzero"`
@@ -63,6 +79,12 @@ type Result struct {
 	Rank int `json:"rank,omitempty"`
 	// Counts holds the numbers of tuned parameters.
 	Counts peft.Counts `json:"counts"`
+	// Probe is the linear probe on the features of the frozen backbone. Nil without
+	// TuneOptions.Probe.
+	Probe *Candidate `json:"probe,omitempty"`
+	// ProbeTest is the evaluation of the probe on the test split. It is nil if the run did not test
+	// the probe.
+	ProbeTest *objective.Evaluation `json:"probe_test,omitempty"`
 	// Candidates holds the results of all candidates. It is empty if the run did not validate.
 	Candidates []Candidate `json:"candidates,omitempty"`
 	// Val is the accuracy on the validation images of a training that did not use them. In a run of
@@ -97,6 +119,12 @@ type Result struct {
 	Changed []string `json:"changed_files,omitempty"`
 	// Skipped is the number of images that were skipped because they were missing or broken.
 	Skipped int `json:"skipped_images,omitempty"`
+}
+
+// KeptProbe reports whether the delta of a run by the recipe auto is its linear probe, because it
+// was better on the validation images than every candidate.
+func (r *Result) KeptProbe() bool {
+	return r.Method == method.Linear && len(r.Candidates) > 0 && r.Candidates[0].Counts.Tuned() > 0
 }
 
 // Calibrated holds the metrics that depend on the temperature of the probabilities.

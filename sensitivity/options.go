@@ -17,6 +17,10 @@ type Options struct {
 	// Seed is the seed of the criterion [Random] and of the drop-path of [CompatRelease]. A caller
 	// can also use it to draw the head and the order of the images. Default: 0.
 	Seed uint64 `json:"seed"`
+	// Stratified makes a caller that draws the order of the images draw it so that the images that
+	// are read are of all classes in equal numbers, as far as the classes have images. [Score]
+	// itself reads the images in Input.Order. Default: false.
+	Stratified bool `json:"stratified,omitempty"`
 	// Criterion selects how weights are scored. Empty means [SquaredGradient].
 	Criterion Criterion `json:"criterion,omitempty"`
 	// Compat is [CompatRelease] for scores that are computed as in the paper's published code: with
@@ -24,6 +28,10 @@ type Options struct {
 	// Default: empty, for scores without drop-path, in which a smaller batch has a smaller weight;
 	// see [Scorer.Add].
 	Compat string `json:"compat,omitempty"`
+	// FromBlock is the first block whose weights are scored. The scores of earlier tensors are
+	// zero, so that no plan selects them, and their gradients are not computed. A configuration
+	// does not store it: run.TuneOptions holds the same number. Default: 0, all blocks.
+	FromBlock int `json:"-"`
 }
 
 // WithDefaults returns o with the default values in place of zero fields.

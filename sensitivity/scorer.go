@@ -32,7 +32,8 @@ type Scorer struct {
 	options Options
 	// program scores a whole batch.
 	program *program.Program
-	// params lists the scored tensors, in the order of backbone.Config.Params.
+	// params lists the tensors whose gradients are computed, in the order of
+	// backbone.Config.Params: the scored tensors from block options.FromBlock on.
 	params []backbone.Param
 	// order lists the names of the weight inputs of the programs.
 	order []string
@@ -86,7 +87,8 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range m.Config.Params() {
+	early := len(m.Config.Params()) - len(m.Config.ParamsFrom(options.FromBlock))
+	for i, p := range m.Config.Params() {
 		if p.Role == backbone.Head {
 			h, ok := head[p.Name]
 			if !ok || !slices.Equal(h.Shape, p.Shape) {
@@ -101,7 +103,7 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 			s.weights = append(s.weights, placed[p.Name])
 		}
 		s.order = append(s.order, p.Name)
-		if p.Role == backbone.Scored {
+		if p.Role == backbone.Scored && i >= early {
 			s.params = append(s.params, p)
 			t, err := program.Tensor(be, make([]float32, p.Size()), p.Shape...)
 			if err != nil {
@@ -339,13 +341,19 @@ func number(t *tensors.Tensor) (float64, error) {
 // Scores returns the scores of all batches so far. It copies them from the backend.
 func (s *Scorer) Scores() (*Scores, error) {
 	out := newScores(s.model, s.options.Criterion)
-	out.Compat, out.Losses, out.Images = s.options.Compat, s.losses, s.images
+	out.Compat, out.Losses, out.Images, out.FromBlock = s.options.Compat, s.losses, s.images, s.options.FromBlock
+	early := len(out.Tensors) - len(s.sums)
 	for i := range out.Tensors {
-		v, err := program.Float32s(s.sums[i])
-		if err != nil {
-			return nil, fmt.Errorf("reading the scores of %s: %w", out.Tensors[i].Name, err)
+		t := &out.Tensors[i]
+		if i < early {
+			t.Scores = make([]float32, t.size())
+			continue
 		}
-		out.Tensors[i].Scores = v
+		v, err := program.Float32s(s.sums[i-early])
+		if err != nil {
+			return nil, fmt.Errorf("reading the scores of %s: %w", t.Name, err)
+		}
+		t.Scores = v
 	}
 	return out, nil
 }

@@ -83,6 +83,21 @@ func Tensors(c backbone.Config) []Tensor {
 	return out
 }
 
+// From returns the tensors of the given block and of all later layers. Blocks are numbered from 0
+// in the order of the tensors, which are those of one backbone.
+func From(tensors []Tensor, block int) []Tensor {
+	seen, last := -1, ""
+	for i, t := range tensors {
+		if b := backbone.Block(t.Name); b != "" && b != last {
+			seen, last = seen+1, b
+		}
+		if block <= 0 || seen == block {
+			return tensors[i:]
+		}
+	}
+	return nil
+}
+
 // Scores holds the result of stage 1.
 type Scores struct {
 	// Tensors holds the scored tensors, in the order of backbone.Config.Params.
@@ -95,6 +110,9 @@ type Scores struct {
 	Criterion Criterion
 	// Compat is the compat mode of the scores: [CompatRelease] or empty.
 	Compat string
+	// FromBlock is the first block that was scored; the scores of earlier tensors are zero. It is 0
+	// if all blocks were scored.
+	FromBlock int
 	// Backbone is the fingerprint of the backbone, as backbone.Model.Fingerprint returns it.
 	Backbone string
 	// ClassToken is the number of values of the class token of the backbone, which every plan
@@ -133,6 +151,9 @@ func (s *Scores) CheckOptions(o Options, available int) error {
 	if o.Criterion != "" && o.Criterion != s.Criterion {
 		return option.Errorf("criterion", "criterion %s contradicts the scores, which have the criterion %s; leave it out, or give other scores", o.Criterion, s.Criterion)
 	}
+	if s.FromBlock > o.FromBlock {
+		return option.Errorf("from-block", "the scores are those of block %d and later blocks, but block %d is the first to be tuned; tune from block %[1]d on, or give scores of all blocks", s.FromBlock, o.FromBlock)
+	}
 	if !s.Criterion.Images() {
 		return nil
 	}
@@ -163,6 +184,7 @@ type content struct {
 	Images      int       `json:"images"`
 	Criterion   Criterion `json:"criterion"`
 	Compat      string    `json:"compat,omitempty"`
+	FromBlock   int       `json:"from_block,omitempty"`
 	Backbone    string    `json:"backbone"`
 	Order       []string  `json:"order"`
 	Norms       []string  `json:"norms"`
@@ -174,7 +196,7 @@ type content struct {
 // tensor of the backbone, under the canonical name of the tensor. docs/format.md describes the
 // file.
 func (s *Scores) Save(path string) error {
-	about := content{Losses: s.Losses, Images: s.Images, Criterion: s.Criterion, Compat: s.Compat, Backbone: s.Backbone, ClassToken: s.ClassToken}
+	about := content{Losses: s.Losses, Images: s.Images, Criterion: s.Criterion, Compat: s.Compat, FromBlock: s.FromBlock, Backbone: s.Backbone, ClassToken: s.ClassToken}
 	var entries []checkpoint.Entry
 	for _, t := range s.Tensors {
 		entries = append(entries, checkpoint.Entry{Name: t.Name, DType: "F32", Shape: t.Shape, Data: t.Scores})
@@ -238,13 +260,13 @@ func readHeader(f *checkpoint.File) (s *Scores, about content, err error) {
 	if err := ValidateCompat(about.Compat); err != nil {
 		return nil, about, err
 	}
-	if about.ClassToken < 0 {
-		return nil, about, fmt.Errorf("the class token has %d values, expected 0 or more", about.ClassToken)
+	if about.ClassToken < 0 || about.FromBlock < 0 {
+		return nil, about, fmt.Errorf("the class token has %d values, and block %d is the first that was scored; expected numbers of 0 or more", about.ClassToken, about.FromBlock)
 	}
 	if len(about.Order) != len(f.Tensors()) {
 		return nil, about, fmt.Errorf("the metadata lists %d tensors, but the file has %d; score the backbone again", len(about.Order), len(f.Tensors()))
 	}
-	return &Scores{Losses: about.Losses, Images: about.Images, Criterion: about.Criterion, Compat: about.Compat, Backbone: about.Backbone, ClassToken: about.ClassToken}, about, nil
+	return &Scores{Losses: about.Losses, Images: about.Images, Criterion: about.Criterion, Compat: about.Compat, FromBlock: about.FromBlock, Backbone: about.Backbone, ClassToken: about.ClassToken}, about, nil
 }
 
 // read reads and checks the scores of a file.

@@ -10,7 +10,7 @@ import (
 // candidate is a setting that was validated.
 type candidate struct {
 	job     Job     // job of the first seed
-	val     float64 // mean validation accuracy over the seeds
+	val     float64 // mean over the seeds of the metric that the run chooses by; higher is better
 	tuned   float64 // mean number of tuned parameters
 	loss    float64 // mean validation loss
 	ignored bool    // the training of a seed diverged
@@ -23,9 +23,9 @@ type chosen struct {
 }
 
 // choose returns the options of the best candidate of a job, with the seed of the job: the highest
-// mean validation accuracy, then the fewest tuned parameters, then the lowest validation loss.
-// Candidates whose training diverged are not chosen. A candidate without a result for another
-// reason is an error: the choice could be another one with it.
+// mean of the metric train.Options.Select, then the fewest tuned parameters, then the lowest
+// validation loss. Candidates whose training diverged are not chosen. A candidate without a result
+// for another reason is an error: the choice could be another one with it.
 func (f Folder) choose(j Job, jobs map[string]Job) (chosen, error) {
 	var best *candidate
 	for _, ids := range j.Candidates {
@@ -69,19 +69,21 @@ func (f Folder) validated(ids []string, jobs map[string]Job) (*candidate, error)
 			return nil, &run.InputError{Err: fmt.Errorf("the result of job %s has no validation accuracy; remove the folder %s to run the job again", id, f.RunFolder(id))}
 		}
 		n := float64(len(ids))
-		c.val += *r.Val / n
+		one := chosenBy(r)
+		c.val += one.Selected(c.job.Config.Tune.Train.Select) / n
 		c.tuned += float64(r.Counts.Tuned()) / n
-		c.loss += lossOf(r) / n
+		c.loss += one.ValLoss / n
 	}
 	return c, nil
 }
 
-// lossOf returns the validation loss of the candidate that a run chose.
-func lossOf(r *run.Result) float64 {
+// chosenBy returns the candidate that a run chose. If the result does not list it, the candidate
+// has only its validation accuracy.
+func chosenBy(r *run.Result) run.Candidate {
 	for _, c := range r.Candidates {
 		if c.Budget == r.Budget && c.LR == r.LR {
-			return c.ValLoss
+			return c
 		}
 	}
-	return 0
+	return run.Candidate{ValAccuracy: *r.Val}
 }

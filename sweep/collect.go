@@ -120,7 +120,7 @@ func rowOf(j Job, r *run.Result) Row {
 		row.TestMax = *r.TestMax
 	}
 	if r.Val != nil {
-		row.Val, row.ValLoss = *r.Val, lossOf(r)
+		row.Val, row.ValLoss = *r.Val, chosenBy(r).ValLoss
 	}
 	return row
 }

@@ -33,8 +33,8 @@ func TestFeaturesOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	kept := all.featureData[featureKey{m, be}]
-	if kept == nil || len(kept.features) != 15*8 || len(all.Part(0, 12).featureData) > 0 {
+	kept := all.computed[computedKey{m, be, 0}]
+	if kept == nil || len(kept.features) != 15*8 || len(all.Part(0, 12).computed) > 0 {
 		t.Fatalf("the images keep the features %v", kept)
 	}
 	p, err := NewPredictor(be, m, objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights))
@@ -45,7 +45,7 @@ func TestFeaturesOnce(t *testing.T) {
 	for i := range kept.features {
 		kept.features[i] = float32(i)
 	}
-	part, err := p.featuresOf(t.Context(), all.Part(12, 3), 4)
+	part, err := p.computed(t.Context(), all.Part(12, 3), 0, 4, nil)
 	if err != nil || part.Len() != 3 || part.features[0] != 12*8 || !slices.Equal(part.targets, kept.targets[12:]) {
 		t.Errorf("a part has the features %v and targets %v, %v; expected those of its images", part.features, part.targets, err)
 	}

@@ -39,14 +39,23 @@ func TestLoop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := objective.SingleLabel
+	o, balanced := objective.SingleLabel, false
 	tuned := func(be backend.Backend, transform dataset.Transform, kept bool, drop float64) checkpoint.StateDict {
-		data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), transform, nil, dataset.LoaderOptions{}), o, c)
+		samples := colours.Samples(14, 20, 0)
+		for i := range 5 { // 8, 3 and 3 images of the classes
+			if balanced {
+				samples[i].Target = dataset.Class(0)
+			}
+		}
+		data := Images(dataset.NewLoader(samples, transform, nil, dataset.LoaderOptions{}), o, c)
 		if !kept {
 			data.kept[device] = nil
 		}
 		run := Run{Backend: be, Model: colours.Model(c), Tuning: tuning, Train: data,
 			Options: Options{Epochs: 4, BatchSize: 4, LR: 1e-3, DropPath: drop, Dropout: drop, ModuleDropPath: drop, WeightDecay: 0.1, Seed: 3}}
+		if balanced {
+			run.Options.LabelSmoothing, run.Options.ClassWeightValues, run.Options.BalancedSampling = 0.1, []float64{0.2, 1, 3}, true
+		}
 		result, err := run.Do(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -76,10 +85,15 @@ func TestLoop(t *testing.T) {
 	near("device and CPU", tuned(device, plain, true, 0), want)
 	o = grid{objective.SingleLabel}
 	near("targets of a shape", tuned(device, plain, true, 0), want)
-	o = objective.SingleLabel
+	o, balanced = objective.SingleLabel, true
+	near("balanced, augmented, with drops", tuned(device, augmented, true, 0.2), tuned(device, augmented, false, 0.2))
+	wantBalanced := tuned(host, plain, true, 0)
+	near("balanced, device and CPU", tuned(device, plain, true, 0), wantBalanced)
+	balanced = false
 	// A scalar constant in the body of the loop must not be a constant of the program around the
 	// loop.
-	for _, s := range []peft.Selection{{MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
+	late := peft.Selection{FromBlock: 1, Module: "lora", Rank: 2, Structured: []string{"blocks.1.mlp.fc2.weight"}, Whole: []string{"norm.bias"}}
+	for _, s := range []peft.Selection{late, {MLPHead: 2}, {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, {Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, {SSF: true}, {}} {
 		if tuning, err = peft.New(c, s); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +111,15 @@ func TestLoop(t *testing.T) {
 	}
 	start = tuning.Init(3, peft.PaperScheme, colours.Model(c).Weights)
 	near("two devices", tuned(two, plain, true, 0), want)
+	balanced = true
+	near("balanced, two devices", tuned(two, plain, true, 0), wantBalanced)
+	balanced = false
 	near("two devices, again", tuned(two, augmented, true, 0.2), tuned(two, augmented, true, 0.2))
+	if tuning, err = peft.New(c, late); err != nil {
+		t.Fatal(err)
+	}
+	start = tuning.Init(3, peft.PaperScheme, colours.Model(c).Weights)
+	near("two devices, from block 1", tuned(two, plain, true, 0), tuned(host, plain, true, 0))
 	data := Images(dataset.NewLoader(colours.Samples(14, 20, 0), plain, nil, dataset.LoaderOptions{}), objective.SingleLabel, c)
 	run := Run{Backend: two, Model: colours.Model(c), Tuning: tuning, Train: data, Options: Options{Epochs: 1, BatchSize: 5, LR: 1e-3}}
 	if _, err := run.Do(t.Context()); err == nil || !strings.Contains(err.Error(), "does not divide") {

@@ -87,14 +87,15 @@ func concurrently[T any](limit, n int, f func(i int) (T, error), drop func(T)) i
 }
 
 // buildGradients builds the program of one micro-batch. Its inputs are the packed tuned tensors,
-// the frozen tensors, the images, the targets, the random state, and the share of the micro-batch
-// in its mini-batch. Its outputs are what the micro-batch adds to the packed gradients, to the loss
-// and to the number of correct predictions of the mini-batch.
+// the frozen tensors, the images, the targets, the random state, the share of the micro-batch in
+// its mini-batch, and for mixed images the targets of the other images and the shares. Its outputs
+// are what the micro-batch adds to the packed gradients, to the loss and to the number of correct
+// predictions of the mini-batch.
 func (s *Stepper) buildGradients(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	tuned, in := s.packs.unpack(in[:n]), in[n:]
 	frozen, in := in[:len(s.net.inputs)], in[len(s.net.inputs):]
-	loss, hits := s.loss(tuned, frozen, in[0], in[1], in[2])
+	loss, hits := s.loss(tuned, frozen, in[0], in[1], in[2], in[4:])
 	loss = Mul(loss, in[3])
 	return append(s.packs.join(Gradient(loss, tuned...)), loss, hits)
 }
@@ -119,9 +120,9 @@ func (s *Stepper) buildUpdate(_ *Graph, in []*Node) []*Node {
 
 // inMicroBatches trains on one mini-batch by gradient accumulation over its micro-batches. It is a
 // stepFunc.
-func (s *Stepper) inMicroBatches(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
-	sizes := microBatchSizes(s.be, s.net.model.Config, images.Shape())
-	parts, err := s.split.Run(ctx, images, targets)
+func (s *Stepper) inMicroBatches(ctx context.Context, b batch, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
+	sizes := microBatchSizes(s.be, s.net.model.Config, b.images.Shape())
+	parts, err := s.split.Run(ctx, program.Lend([]*tensors.Tensor{b.images, b.targets}, b.mixed())...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -134,12 +135,16 @@ func (s *Stepper) inMicroBatches(ctx context.Context, images, targets *tensors.T
 		}
 	}
 	gradients := func(i int) ([]*tensors.Tensor, error) {
-		share, err := program.Tensor(s.be, []float32{float32(sizes[i]) / float32(images.Shape().Dim(0))})
+		share, err := program.Tensor(s.be, []float32{float32(sizes[i]) / float32(b.images.Shape().Dim(0))})
 		if err != nil {
 			return nil, err
 		}
 		defer program.Free(share)
-		return s.gradients.Run(ctx, program.Lend(s.tuned(), s.net.values, []*tensors.Tensor{parts[i], parts[len(sizes)+i], rngs[i], share})...)
+		in := []*tensors.Tensor{parts[i], parts[len(sizes)+i], rngs[i], share}
+		for j := 2*len(sizes) + i; j < len(parts); j += len(sizes) { // mixed images
+			in = append(in, parts[j])
+		}
+		return s.gradients.Run(ctx, program.Lend(s.tuned(), s.net.values, in)...)
 	}
 	var sums []*tensors.Tensor
 	defer func() { program.Free(sums...) }()

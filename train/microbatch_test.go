@@ -1,6 +1,7 @@
 package train
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -30,6 +31,14 @@ var longConfig = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, Layer
 // the whole mini-batch, up to rounding. It also checks that the bits do not depend on the number of
 // micro-batches that are computed at the same time.
 func TestMicroBatches(t *testing.T) {
+	for _, mixed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("mixed=%t", mixed), func(t *testing.T) { testMicroBatches(t, mixed) })
+	}
+}
+
+// testMicroBatches checks steps on images. If mixed is set, the images are mixed, and the loss has
+// label smoothing and weights of classes.
+func testMicroBatches(t *testing.T, mixed bool) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +62,21 @@ func TestMicroBatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b, o := batch{images: images, targets: labels}, StepOptions{WeightDecay: 1e-2}
+	if mixed {
+		o.Loss = objective.LossOptions{Smoothing: 0.1, ClassWeights: []float32{0.3, 1, 2}}
+		shares := make([]float32, n)
+		for i := range shares {
+			shares[i] = float32(i) / n
+		}
+		if b.shares, err = program.Tensor(be, shares, n); err != nil {
+			t.Fatal(err)
+		}
+		slices.Reverse(classes)
+		if b.others, err = program.Tensor(be, classes, n); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if got := microBatchSizes(be, longConfig, images.Shape()); !slices.Equal(got, []int{15, 15, 15, 2}) {
 		t.Fatalf("micro-batches of %v images, expected 15, 15, 15 and 2", got)
 	}
@@ -61,7 +85,7 @@ func TestMicroBatches(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for i := range state {
 		runtime.GOMAXPROCS([]int{2, 2, 1, 4}[i])
-		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights), StepOptions{WeightDecay: 1e-2})
+		s, err := NewStepper(be, m, objective.SingleLabel, tuning, tuning.Init(0, peft.PaperScheme, m.Weights), o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +103,7 @@ func TestMicroBatches(t *testing.T) {
 				}
 				scalars = append(scalars, x)
 			}
-			next, metrics, err := step(t.Context(), images, labels, rand.New(rand.NewPCG(3, 4)), scalars)
+			next, metrics, err := step(t.Context(), b, rand.New(rand.NewPCG(3, 4)), scalars)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -24,6 +25,10 @@ const DefaultBatchSize = 64
 type Options struct {
 	// Epochs is the number of passes over the training images, at least 1.
 	Epochs int `json:"epochs"`
+	// Steps is the number of optimiser steps of the training, which may end within an epoch. If it
+	// is set, WithDefaults sets Epochs to the number of epochs that are begun. Zero means all steps
+	// of Epochs.
+	Steps int `json:"steps,omitempty"`
 	// BatchSize is the number of images in a mini-batch. A data set with fewer images is one
 	// mini-batch. Zero means 64, or an eighth of the training images if that is less. With Compat,
 	// zero means 64.
@@ -53,6 +58,27 @@ type Options struct {
 	// below 1.
 	ModuleDropPath float64 `json:"module_drop_path"`
 
+	// LabelSmoothing is the share of the target that is spread evenly over all classes, at least 0
+	// and below 1, as label_smoothing of CrossEntropyLoss in PyTorch. It also changes TrainLoss,
+	// but not the validation loss. Zero means none.
+	LabelSmoothing float64 `json:"label_smoothing,omitempty"`
+	// ClassWeights says where ClassWeightValues come from: [AutoWeights], or the path of a file.
+	// [NoWeights] means no weights. spt.Task sets ClassWeightValues; a [Run] does not read files.
+	// Empty means that a caller has set ClassWeightValues, or that there are no weights.
+	ClassWeights string `json:"class_weights,omitempty"`
+	// ClassWeightValues holds the factor for the loss of an image, by the class of its target. All
+	// factors are above 0. The loss of a mini-batch is the mean over its images of the weighted
+	// losses, so the mean factor of the training images should be 1, as [NormalWeights] makes it.
+	// Nil means 1 for all classes.
+	ClassWeightValues []float64 `json:"class_weight_values,omitempty"`
+	// BalancedSampling draws the images of an epoch so that all classes are seen equally often: it
+	// repeats images of small classes, and spreads the images of large classes over several epochs.
+	// The number of images of an epoch stays the same.
+	BalancedSampling bool `json:"balanced_sampling,omitempty"`
+	// Select is the metric on validation images by which a run chooses between candidates. Empty
+	// means objective.ByAccuracy.
+	Select objective.Selection `json:"select,omitempty"`
+
 	// Init is the way to draw the initial values of structured modules. Empty means
 	// peft.PaperScheme; with Compat, it means peft.ReleaseScheme.
 	Init peft.Scheme `json:"init,omitempty"`
@@ -62,6 +88,12 @@ type Options struct {
 	// mask. Empty means that an epoch ends with a smaller mini-batch only if it is at least half as
 	// large as the others, and that each module has its own mask.
 	Compat string `json:"compat,omitempty"`
+
+	// Patience stops the training after this number of epochs without a lower validation loss. The
+	// result then has the tuned tensors of the epoch with the lowest validation loss, also if the
+	// training was not stopped. It has no effect without validation. Zero means that the training
+	// takes all its steps and the result has the last tuned tensors.
+	Patience int `json:"patience,omitempty"`
 
 	// Seed is the seed of all random numbers: initial values, order of the images, crops, flips,
 	// dropout and drop-path.
@@ -93,7 +125,20 @@ func (o Options) WithDefaults(n int) Options {
 		scheme, batch = peft.ReleaseScheme, DefaultBatchSize
 	}
 	o.Init, o.BatchSize = cmp.Or(o.Init, scheme), cmp.Or(o.BatchSize, batch)
+	if o.Steps > 0 {
+		steps, _ := o.epoch(n, min(o.BatchSize, max(1, n)), 1)
+		o = o.WithEpochs((o.Steps + steps - 1) / max(1, steps))
+	}
 	return o
+}
+
+// total returns the number of optimiser steps of a training with the given number of steps in each
+// epoch.
+func (o Options) total(steps int) int {
+	if o.Steps > 0 {
+		return o.Steps
+	}
+	return o.Epochs * steps
 }
 
 // epoch returns the number of optimiser steps in an epoch over n images, and the number of images
@@ -118,14 +163,24 @@ func (o Options) Validate() error {
 	switch {
 	case o.Epochs < 1:
 		return option.Errorf("epochs", "epochs %d: expected at least 1", o.Epochs)
+	case o.Steps < 0:
+		return option.Errorf("steps", "%d steps: expected at least 1, or 0 for all steps of the epochs", o.Steps)
+	case o.Patience < 0:
+		return option.Errorf("patience", "patience of %d epochs: expected at least 1, or 0 to train for all epochs", o.Patience)
 	case o.BatchSize < 0:
 		return option.Errorf("batch-size", "batch size %d: expected at least 1, or 0 for the default", o.BatchSize)
 	case !(o.LR > 0) || o.LR > 10:
 		return option.Errorf("learning-rate", "learning rate %g: expected above 0 and at most 10, such as 0.001", o.LR)
 	case !(o.HeadLR >= 0) || o.HeadLR > 10:
 		return option.Errorf("head-learning-rate", "learning rate %g of the head: expected above 0 and at most 10, such as 0.01, or 0 for the learning rate of the other parameters", o.HeadLR)
+	case !(o.LabelSmoothing >= 0 && o.LabelSmoothing < 1):
+		return option.Errorf("label-smoothing", "label smoothing %g: expected at least 0 and below 1, such as 0.1", o.LabelSmoothing)
+	case slices.ContainsFunc(o.ClassWeightValues, func(w float64) bool { return !(float32(w) > 0) || math.IsInf(float64(float32(w)), 1) }):
+		return option.Errorf("class-weights", "class weights %v: expected finite numbers above 0", o.ClassWeightValues)
 	case o.Init != "" && !slices.Contains(peft.Schemes(), o.Init):
 		return option.Unknown("init", "scheme of initial values", o.Init, peft.Schemes())
+	case o.Select.Validate() != nil:
+		return o.Select.Validate()
 	case o.Compat == CompatRelease && o.Init == peft.PaperScheme:
 		return option.Errorf("init", "initial values of the scheme %q contradict compat mode %q, which starts modules as the release does; leave one of the two options out", o.Init, o.Compat)
 	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):

@@ -169,7 +169,7 @@ func TestReleases(t *testing.T) {
 		step := s.Step
 		if microBatches {
 			step = func(ctx context.Context, images, labels *tensors.Tensor, lr float64, seed uint64) (float64, float64, error) {
-				if err := s.enqueue(ctx, s.inMicroBatches, images, labels, lr, seed); err != nil {
+				if err := s.enqueue(ctx, s.inMicroBatches, batch{images: images, targets: labels}, lr, seed); err != nil {
 					return 0, 0, err
 				}
 				_, err := s.Read()

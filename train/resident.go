@@ -25,7 +25,8 @@ const residentBytes = 4 << 30
 // crops and flips them. A step sends a few numbers for each image, not its pixels.
 type resident struct {
 	be backend.Backend
-	// pixels holds the images, uint8 [N, side, side, 3], or their features, float32 [N, width].
+	// pixels holds the images, uint8 [N, side, side, 3], or their features, float32 [N, width], or
+	// their tokens, float16 [N, tokens, width].
 	pixels *tensors.Tensor
 	// targets holds the encoded targets, int32 [N, TargetShape…].
 	targets *tensors.Tensor
@@ -67,16 +68,21 @@ func (d *Data) resident(ctx context.Context, be backend.Backend) (r *resident, e
 	return r, err
 }
 
-// store stores the images or the features of d on the device. It returns nil if they take more than
-// residentBytes, or if the images have different shapes before they are cropped.
+// store stores the images, the features or the tokens of d on the device. It returns nil if they
+// take more than residentBytes, or if the images have different shapes before they are cropped.
 func (d *Data) store(ctx context.Context, be backend.Backend) (r *resident, err error) {
 	r = &resident{be: be, size: d.config.ImageSize, host: d.targets}
 	targetBytes := 4 * float64(d.Len()*d.targetSize)
 	if d.loader == nil {
-		if float64(len(d.features))*4+targetBytes > residentBytes {
+		if float64(len(d.features))*4+float64(len(d.tokens))*2+targetBytes > residentBytes {
 			return nil, nil
 		}
-		r.pixels, err = program.Tensor(be, d.features, d.Len(), d.width)
+		shape := append([]int{d.Len()}, d.shape...)
+		if d.tokens != nil {
+			r.pixels, err = program.Tensor(be, d.tokens, shape...)
+		} else {
+			r.pixels, err = program.Tensor(be, d.features, shape...)
+		}
 	} else {
 		fixed, ok := d.loader.Fixed()
 		side := fixed.Transform().Size
@@ -159,15 +165,15 @@ func (r *resident) batches(ctx context.Context, d *Data, order []int, size int, 
 	}
 }
 
-// lists returns the lists of selectBatch for the given samples of d. seed and epoch decide the
-// crops and flips.
+// lists returns the lists of selectBatch for the given samples of d, as for dataset.Loader.Batches.
+// seed and epoch decide the crops and flips.
 func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int32 {
 	out := make([][]int32, 1, 4)
 	if d.augments() {
 		out = out[:4]
 	}
 	for _, index := range samples {
-		out[0] = append(out[0], int32(r.first+index))
+		out[0] = append(out[0], int32(r.first+index%d.Len()))
 		if d.augments() {
 			x0, y0, flip := d.loader.Transform().Place(seed, epoch, index)
 			flipped := int32(0)
@@ -185,6 +191,7 @@ func (r *resident) lists(d *Data, samples []int, seed uint64, epoch int) [][]int
 func (r *resident) take(ctx context.Context, d *Data, samples []int, size int, seed uint64, epoch int) (out batch, err error) {
 	out.n = len(samples)
 	for _, index := range samples {
+		index %= d.Len()
 		out.host = append(out.host, r.host[index*d.targetSize:(index+1)*d.targetSize]...)
 	}
 	full := slices.Clone(samples)

@@ -2,11 +2,14 @@ package train
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/sptune/spt/backend"
@@ -26,8 +29,53 @@ type position struct {
 	Correct  float64 `json:"correct"`  // number of correct predictions so far, in this epoch
 	Seconds  float64 `json:"seconds"`  // time spent on this epoch so far
 	History  []Epoch `json:"history"`  // finished epochs
+	// Total is the number of optimiser steps of the training. It is smaller than Options.total if
+	// the training had too little time for all steps.
+	Total int `json:"total,omitempty"`
 
-	resumed *moments // moments that were read from a checkpoint file; nil for a new training
+	// moments that were read from a checkpoint file; nil for a new training
+	resumed *moments
+	// tuned tensors after the epoch best(); nil without Options.Patience
+	bestTuned checkpoint.StateDict
+}
+
+// possible reports whether a training of total steps, with the given number of steps in each epoch,
+// can have the position.
+func (p *position) possible(total, steps int) bool {
+	finished := p.Epoch*steps + p.Step
+	if p.Step == 0 && p.Steps == p.Total { // the last epoch may have fewer steps
+		finished = min(finished, p.Total)
+	}
+	return p.Epoch >= 0 && p.Step >= 0 && p.Step <= steps && p.Steps == finished && p.Steps <= p.Total && p.Total <= total && len(p.History) == p.Epoch
+}
+
+// learningRate returns the learning rate of a step of the current epoch, which has the given number
+// of steps. The schedule of o ends at the last step of the training.
+func (p *position) learningRate(o Options, step, steps int) float64 {
+	if p.Total == o.Epochs*steps {
+		return o.learningRate(float64(p.Epoch) + float64(step)/float64(steps))
+	}
+	return o.learningRate(float64(o.Epochs) * float64(p.Epoch*steps+step) / float64(p.Total))
+}
+
+// epochs returns the number of epochs of the training, if an epoch has the given number of steps.
+func (p *position) epochs(steps int) int { return (p.Total + steps - 1) / steps }
+
+// best returns the index of the finished epoch with the lowest validation loss.
+func (p *position) best() int {
+	best := 0
+	for i, e := range p.History {
+		if e.ValLoss < p.History[best].ValLoss {
+			best = i
+		}
+	}
+	return best
+}
+
+// finished reports whether the training has taken all its steps, or stops early.
+func (p *position) finished(o Options, validates bool) bool {
+	// a Step above 0 means that the last epoch is trained, but not validated
+	return p.Step == 0 && (p.Steps >= p.Total || validates && o.Patience > 0 && len(p.History)-1-p.best() >= o.Patience)
 }
 
 // moments holds the moments of the optimiser, by peft.Param.Name.
@@ -39,7 +87,7 @@ func (p *position) epochDone(o Options, steps, read int) Epoch {
 	images := float64(read)
 	e := Epoch{
 		Epoch:         p.Epoch + 1,
-		LR:            o.learningRate(float64(p.Epoch) + float64(steps-1)/float64(steps)),
+		LR:            p.learningRate(o, p.Step-1, steps),
 		TrainLoss:     p.LossSum / images,
 		TrainAccuracy: p.Correct / images,
 		Seconds:       p.Seconds,
@@ -66,6 +114,9 @@ func (p *position) interrupted(cause error) error {
 	return fmt.Errorf("training stopped in epoch %d after %d of its steps: %w", p.Epoch+1, p.Step, cause)
 }
 
+// bestGroup is the prefix of the tuned tensors of the best epoch in a training state file.
+const bestGroup = "best"
+
 // stateHeader is the kind and version of a training state file.
 var stateHeader = jsonfile.Header{Kind: jsonfile.TrainingState, Version: 1}
 
@@ -80,13 +131,27 @@ func (r *Run) identity() string {
 		Size      int // image size; the fingerprint of some backbones does not include it
 		Precision backend.Precision
 		Images    string
-	}{r.Options, r.Train.objective.Name(), r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.loader.Fingerprint()})
+		Initial   string `json:",omitempty"`
+	}{r.Options, r.Train.objective.Name(), r.Tuning.Selection, r.Model.Fingerprint(), r.Model.Config.ImageSize, r.Model.Precision, r.Train.loader.Fingerprint(), hashOf(r.Initial)})
 	if err != nil {
 		// This cannot happen: all fields are plain data, and Validate rejects options that are NaN.
 		return ""
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])
+}
+
+// hashOf returns a hash of the names and values of tensors. It is empty without tensors.
+func hashOf(tensors checkpoint.StateDict) string {
+	if len(tensors) == 0 {
+		return ""
+	}
+	h := sha256.New() // its Write never fails
+	for _, name := range slices.Sorted(maps.Keys(tensors)) {
+		fmt.Fprintf(h, "%q %v\n", name, tensors[name].Shape)
+		_ = binary.Write(h, binary.LittleEndian, tensors[name].Data)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // save writes the training state to the Checkpoint file. It does nothing if Checkpoint is empty.
@@ -99,7 +164,7 @@ func (r *Run) save(s *Stepper, p position) error {
 		return err
 	}
 	var entries []checkpoint.Entry
-	for prefix, sd := range map[string]checkpoint.StateDict{"tuned.": tuned, "exp_avg.": first, "exp_avg_sq.": second} {
+	for prefix, sd := range map[string]checkpoint.StateDict{"tuned.": tuned, "exp_avg.": first, "exp_avg_sq.": second, bestGroup + ".": p.bestTuned} {
 		for name, v := range sd {
 			entries = append(entries, checkpoint.Entry{Name: prefix + name, DType: "F32", Shape: v.Shape, Data: v.Data})
 		}
@@ -150,7 +215,7 @@ func loadState(path string, t *peft.Tuning, identity string) (p position, tuned 
 	if p.Identity != identity {
 		return p, nil, errors.New("the file belongs to a training with other options, data, plan or backbone; give the same ones to continue it")
 	}
-	groups := map[string]checkpoint.StateDict{"tuned": {}, "exp_avg": {}, "exp_avg_sq": {}}
+	groups := map[string]checkpoint.StateDict{"tuned": {}, "exp_avg": {}, "exp_avg_sq": {}, bestGroup: {}}
 	for _, info := range f.Tensors() {
 		group, name, _ := strings.Cut(info.Name, ".")
 		sd, ok := groups[group]
@@ -161,6 +226,9 @@ func loadState(path string, t *peft.Tuning, identity string) (p position, tuned 
 			return p, nil, err
 		}
 	}
+	if len(groups[bestGroup]) == 0 {
+		delete(groups, bestGroup)
+	}
 	for _, q := range t.Params {
 		for group, sd := range groups {
 			if v, ok := sd[q.Name]; !ok || v.Size() != q.Size() {
@@ -168,6 +236,6 @@ func loadState(path string, t *peft.Tuning, identity string) (p position, tuned 
 			}
 		}
 	}
-	p.resumed = &moments{groups["exp_avg"], groups["exp_avg_sq"]}
+	p.resumed, p.bestTuned = &moments{groups["exp_avg"], groups["exp_avg_sq"]}, groups[bestGroup]
 	return p, groups["tuned"], nil
 }

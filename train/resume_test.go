@@ -89,7 +89,7 @@ func TestSaveInTime(t *testing.T) {
 // TestEpochWithoutTime checks the figures of an epoch that is shorter than a tick of the clock.
 // They must be numbers that JSON can hold.
 func TestEpochWithoutTime(t *testing.T) {
-	p := position{LossSum: 6, Correct: 2}
+	p := position{LossSum: 6, Correct: 2, Step: 1, Total: 1}
 	if _, err := json.Marshal(p.epochDone(Options{Epochs: 1}, 1, 4)); err != nil {
 		t.Error(err)
 	}

@@ -36,6 +36,9 @@ type StepOptions struct {
 	WeightDecay float64
 	// HeadFactor multiplies the learning rate of the head. Zero means 1.
 	HeadFactor float64
+	// Loss configures the losses of the images. If it is not zero, the objective must be an
+	// objective.PerImage. Default: objective.Objective.Loss.
+	Loss objective.LossOptions
 }
 
 // Stepper runs training steps: forward pass, backward pass and AdamW. It holds the training state,
@@ -102,6 +105,11 @@ func (m metrics) read() (out [][2]float64, err error) {
 // initial values, by peft.Param.Name, such as the result of t.Init. The moments of the optimiser
 // start at zero. The objective defines the loss. Call Close to release the Stepper.
 func NewStepper(be backend.Backend, m *backbone.Model, loss objective.Objective, t *peft.Tuning, tuned checkpoint.StateDict, o StepOptions) (_ *Stepper, err error) {
+	if o.Loss.Smoothing != 0 || o.Loss.ClassWeights != nil {
+		if err := objective.CheckPerImage(loss, "label smoothing or weighting classes"); err != nil {
+			return nil, err
+		}
+	}
 	net, err := newNetwork(be, m, loss, t)
 	if err != nil {
 		return nil, err
@@ -211,14 +219,15 @@ func (s *Stepper) Tuned() (checkpoint.StateDict, error) {
 
 // build builds the program of one step on a whole mini-batch. Its inputs are the packed tuned
 // tensors, first moments and second moments, the frozen tensors, the images, the targets, the
-// random state, and the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ. Its outputs are the new tuned tensors and
-// moments, the loss, and the number of correct predictions.
+// random state, the scalars lr, 1−β₁ᵗ and 1−β₂ᵗ, and for mixed images the targets of the other
+// images and the shares. Its outputs are the new tuned tensors and moments, the loss, and the
+// number of correct predictions.
 func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	n := len(s.packs.packs)
 	state, rest := in[:3*n], in[3*n:]
 	frozen, rest := rest[:len(s.net.inputs)], rest[len(s.net.inputs):]
 	tuned := s.packs.unpack(state[:n])
-	loss, hits := s.loss(tuned, frozen, rest[0], rest[1], rest[2])
+	loss, hits := s.loss(tuned, frozen, rest[0], rest[1], rest[2], rest[6:])
 	grads := s.packs.join(Gradient(loss, tuned...))
 	for i, g := range grads {
 		grads[i] = program.AllMean(g)
@@ -226,11 +235,21 @@ func (s *Stepper) build(_ *Graph, in []*Node) []*Node {
 	return append(s.adamW(state, grads, rest[3], rest[4], rest[5]), program.AllMean(loss), program.AllSum(hits))
 }
 
-// loss returns the mean loss of the images and the number of correct predictions.
-func (s *Stepper) loss(tuned, frozen []*Node, images, targets, rng *Node) (loss, hits *Node) {
+// loss returns the mean loss of the images and the number of correct predictions. For mixed images,
+// mixed holds the targets of the other images and the shares; otherwise it is empty.
+func (s *Stepper) loss(tuned, frozen []*Node, images, targets, rng *Node, mixed []*Node) (loss, hits *Node) {
 	logits := s.net.logits(tuned, frozen, images, rng, s.o.Rates)
 	hits = ReduceAllSum(s.net.objective.Correct(logits, targets))
-	return s.net.objective.Loss(logits, targets), hits
+	if len(mixed) == 0 && s.o.Loss.Smoothing == 0 && s.o.Loss.ClassWeights == nil {
+		return s.net.objective.Loss(logits, targets), hits
+	}
+	each := s.net.objective.(objective.PerImage)
+	losses := each.Losses(logits, targets, s.o.Loss)
+	if len(mixed) > 0 {
+		others, shares := mixed[0], mixed[1]
+		losses = Add(Mul(shares, losses), Mul(OneMinus(shares), each.Losses(logits, others, s.o.Loss)))
+	}
+	return ReduceAllMean(losses), hits
 }
 
 // adamW returns the packs of the tuned tensors, first moments and second moments after one step of
@@ -258,8 +277,10 @@ func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*N
 
 // StepMetrics holds the metrics of one mini-batch, measured before its update.
 type StepMetrics struct {
-	Loss    float64 // mean loss of the images
-	Correct float64 // sum of objective.Objective.Correct over the images
+	Loss float64 // mean loss of the images, as StepOptions.Loss configures it
+	// Correct is the sum of objective.Objective.Correct over the images. For a mixed image it
+	// counts the target of the image itself, not that of the image mixed into it.
+	Correct float64
 }
 
 // Step trains on one mini-batch by calling [Stepper.Enqueue] and [Stepper.Read]. It returns the
@@ -277,26 +298,45 @@ func (s *Stepper) Step(ctx context.Context, images, targets *tensors.Tensor, lr 
 }
 
 // Enqueue trains on one mini-batch. images holds pixels, uint8 or normalised float32 [B, S, S, 3].
-// If only the head is tuned, images can also hold pooled features [B, D]. targets holds the targets
-// as the objective encodes them, int32 [B, TargetShape…]. lr is the learning rate of the step. seed
-// decides what dropout and drop-path drop. The metrics stay on the backend until Read.
+// If only the head is tuned, images can also hold pooled features [B, D]. If the selection has a
+// FromBlock, images can also hold the tokens [B, N, D] that enter this block. targets holds the
+// targets as the objective encodes them, int32 [B, TargetShape…]. lr is the learning rate of the
+// step. seed decides what dropout and drop-path drop. The metrics stay on the backend until Read.
 func (s *Stepper) Enqueue(ctx context.Context, images, targets *tensors.Tensor, lr float64, seed uint64) error {
+	return s.enqueueBatch(ctx, batch{images: images, targets: targets}, lr, seed)
+}
+
+// EnqueueMixed is [Stepper.Enqueue] for images into which other images are mixed. others holds the
+// encoded targets of the other images, with the shape of targets. shares, float32 [B], holds the
+// weight of the targets in the loss of each image: the loss is share·L(target) +
+// (1−share)·L(other). The objective must be an objective.PerImage.
+func (s *Stepper) EnqueueMixed(ctx context.Context, images, targets, others, shares *tensors.Tensor, lr float64, seed uint64) error {
+	return s.enqueueBatch(ctx, batch{images: images, targets: targets, others: others, shares: shares}, lr, seed)
+}
+
+// enqueueBatch trains on one mini-batch, as a whole or in micro-batches.
+func (s *Stepper) enqueueBatch(ctx context.Context, b batch, lr float64, seed uint64) error {
 	if n := backend.Replicas(s.be); n > 1 {
-		return fmt.Errorf("training on %d devices: the images must be stored on each device, which requires squares of one size and at most %d GB in all; train on one device", n, residentBytes>>30)
+		return fmt.Errorf("training on %d devices: the images must be stored on each device, which requires squares of one size, at most %d GB in all, and no augmentation except crops and flips; train on one device", n, residentBytes>>30)
+	}
+	if b.others != nil {
+		if err := objective.CheckPerImage(s.net.objective, "mixing images"); err != nil {
+			return err
+		}
 	}
 	step := s.wholeBatch
-	if len(microBatchSizes(s.be, s.net.model.Config, images.Shape())) > 1 {
+	if len(microBatchSizes(s.be, s.net.model.Config, b.images.Shape())) > 1 {
 		step = s.inMicroBatches
 	}
-	return s.enqueue(ctx, step, images, targets, lr, seed)
+	return s.enqueue(ctx, step, b, lr, seed)
 }
 
 // stepFunc runs one training step on a mini-batch. scalars holds lr, 1−β₁ᵗ and 1−β₂ᵗ. It returns
 // the new state, and as metrics the loss and the number of correct predictions.
-type stepFunc func(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error)
+type stepFunc func(ctx context.Context, b batch, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error)
 
 // enqueue runs step and keeps its state and its metrics.
-func (s *Stepper) enqueue(ctx context.Context, step stepFunc, images, targets *tensors.Tensor, lr float64, seed uint64) error {
+func (s *Stepper) enqueue(ctx context.Context, step stepFunc, b batch, lr float64, seed uint64) error {
 	if err := ctx.Err(); err != nil { // the program consumes the state, so check first
 		return err
 	}
@@ -310,7 +350,7 @@ func (s *Stepper) enqueue(ctx context.Context, step stepFunc, images, targets *t
 		}
 		scalars = append(scalars, x)
 	}
-	state, measured, err := step(ctx, images, targets, r, scalars)
+	state, measured, err := step(ctx, b, r, scalars)
 	if err != nil {
 		return err
 	}
@@ -361,13 +401,13 @@ func (s *Stepper) Read() (out []StepMetrics, err error) {
 }
 
 // wholeBatch trains on a mini-batch without splitting it. It is a stepFunc.
-func (s *Stepper) wholeBatch(ctx context.Context, images, targets *tensors.Tensor, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
+func (s *Stepper) wholeBatch(ctx context.Context, b batch, r *rand.Rand, scalars []*tensors.Tensor) (state, metrics []*tensors.Tensor, err error) {
 	rng, err := program.RandomState(s.be, r)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer program.Free(rng)
-	args := append(program.Donate(s.state), program.Lend(s.net.values, []*tensors.Tensor{images, targets, rng}, scalars)...)
+	args := append(program.Donate(s.state), program.Lend(s.net.values, []*tensors.Tensor{b.images, b.targets, rng}, scalars, b.mixed())...)
 	out, err := s.program.Run(ctx, args...)
 	if err != nil {
 		return nil, nil, err
@@ -441,12 +481,17 @@ func (n *network) close() {
 	program.Free(slices.Concat(n.copies...)...)
 }
 
-// logits returns the logits of the objective for images, or for pooled features [B, width]. A nil
-// rng means evaluation, without dropout and drop-path.
+// logits returns the logits of the objective for images, for the tokens [B, N, D] that enter block
+// Selection.FromBlock of the tuning, or for pooled features [B, width]. A nil rng means evaluation,
+// without dropout and drop-path.
 func (n *network) logits(tuned, frozen []*Node, images, rng *Node, rates peft.Rates) *Node {
 	layers := n.layers(tuned, frozen, rng, rates)
 	features := images
-	if images.Rank() != 2 {
+	switch images.Rank() {
+	case 2:
+	case 3:
+		features = n.objective.Features(n.model.FromBlock(n.tuning.Selection.FromBlock), layers, images)
+	default:
 		features = n.objective.Features(n.model, layers, images)
 	}
 	return n.objective.Logits(n.model.Config, layers, features)

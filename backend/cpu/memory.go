@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"github.com/gomlx/compute"
+
+	"github.com/sptune/spt/internal/kernel/gemm"
 )
 
 // arenaAlign is the alignment of a tensor in the arena, in bytes. No two tensors share a cache
@@ -245,4 +247,47 @@ func MemoryOf(be compute.Backend) (m Memory, ok bool) {
 // memory returns the memory that the backend uses, see MemoryOf.
 func (b *backend) memory() Memory {
 	return Memory{Arena: b.arenas.peakBytes(), Buffers: b.buffers.Load(), Packed: b.packed.Load()}
+}
+
+// Footprint is the memory that a compiled program needs beside its inputs, in bytes.
+type Footprint struct {
+	Arena   int64 // intermediate results of one run
+	Outputs int64 // results of one run, without those that take over the memory of donated inputs
+	// Packed is the size of the packed copies of inputs and constants that later runs use again.
+	Packed int64
+}
+
+// FootprintOf returns the footprint of a program that a backend of this package compiled. For
+// another program, ok is false.
+func FootprintOf(program compute.Executable) (f Footprint, ok bool) {
+	x, ok := program.(*executable)
+	if !ok {
+		return f, false
+	}
+	f.Arena = int64(x.arenaBytes)
+	for i, s := range x.outputs {
+		if s.donor == nil {
+			f.Outputs += int64(x.results[i].ByteSize())
+		}
+	}
+	type source struct {
+		*slot
+		packLayout
+	}
+	seen := map[source]bool{}
+	for _, s := range x.steps {
+		p, isProduct := s.kernel.(*product)
+		if !isProduct || p.batch > 1 {
+			continue
+		}
+		for _, t := range p.terms {
+			from := source{t.b, t.packing}
+			if kept := t.b.where == inInput || t.b.where == inConstant; !kept || !t.packs && t.patch == nil || seen[from] {
+				continue
+			}
+			seen[from] = true
+			f.Packed += 4 * int64(gemm.PackedLen(t.packing.k, t.packing.n))
+		}
+	}
+	return f, true
 }

@@ -52,8 +52,8 @@ var architecture = backbone.Architecture[patchMLP]{
 	Blocks:      func(f patchMLP) int { return f.Depth },
 	Tokens:      func(_ patchMLP, c backbone.Config) int { return c.ImageSize / patch * (c.ImageSize / patch) },
 	Params:      patchMLP.params, FeatureMap: patchMLP.featureMap,
-	Features: func(f patchMLP, c backbone.Config, l backbone.Layers, images *Node) *Node {
-		return ReduceMean(f.featureMap(c, l, images), 1, 2) // [B, D]
+	Features: func(f patchMLP, c backbone.Config, l backbone.Layers, _ int, images *Node) *Node {
+		return ReduceMean(f.featureMap(c, l, 0, images), 1, 2) // [B, D]
 	},
 }
 
@@ -68,7 +68,7 @@ func (f patchMLP) params(backbone.Config) []backbone.Param {
 }
 
 // featureMap builds the graph that computes the features of every patch.
-func (f patchMLP) featureMap(c backbone.Config, l backbone.Layers, images *Node) *Node {
+func (f patchMLP) featureMap(c backbone.Config, l backbone.Layers, _ int, images *Node) *Node {
 	x := l.Output("patch", backbone.PatchEmbed(l, "patch", images, patch))
 	for i := range f.Depth {
 		name := fmt.Sprintf("blocks.%d.fc", i)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backbone/catalogue"
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
@@ -15,9 +16,27 @@ import (
 	"github.com/sptune/spt/train"
 )
 
-// checkConfigs returns one small backbone of each architecture. The ViT is the first.
-func checkConfigs() []backbone.Config {
-	return []backbone.Config{vit(192, 4, 10), swin([]int{2, 2, 2, 2}, 10), convnext([]int{1, 1, 2, 1}, 10)}
+// checkConfigs returns one small backbone of each architecture, with fewer blocks than a published
+// one. The ViT is the first.
+func checkConfigs() (out []backbone.Config) {
+	for _, name := range []string{"vit_tiny", "swin_tiny", "convnext_tiny"} {
+		b, _ := catalogue.Find(name)
+		c := b.Config
+		c.NumClasses = 10
+		switch form := c.Form.(type) {
+		case backbone.ViT:
+			form.Depth = 4
+			c.Form = form
+		case backbone.Swin:
+			form.Depths = []int{2, 2, 2, 2}
+			c.Form = form
+		case backbone.ConvNeXt:
+			form.Depths = []int{1, 1, 2, 1}
+			c.Form = form
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 // bound returns the largest relative difference that passes a check. Results differ because the

@@ -8,47 +8,16 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backbone/catalogue"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/sensitivity"
 )
 
-// sizes lists the backbones that [Config] returns. The comments give their names in timm.
-var sizes = []struct {
-	name   string
-	config func(classes int) backbone.Config
-}{
-	// vit_tiny_patch16_224
-	{"tiny", func(classes int) backbone.Config { return vit(192, 12, classes) }},
-	// vit_small_patch16_224
-	{"small", func(classes int) backbone.Config { return vit(384, 12, classes) }},
-	// vit_base_patch16_224
-	{"base", func(classes int) backbone.Config { return vit(768, 12, classes) }},
-	// swin_tiny_patch4_window7_224
-	{"swin-tiny", func(classes int) backbone.Config { return swin([]int{2, 2, 6, 2}, classes) }},
-	// convnext_tiny
-	{"convnext-tiny", func(classes int) backbone.Config { return convnext([]int{3, 3, 9, 3}, classes) }},
-}
-
-// vit returns a plain ViT/16 with 64 channels for each attention head.
-func vit(width, depth, classes int) backbone.Config {
-	return backbone.Config{ImageSize: 224, NumClasses: classes, NumHeads: width / 64, LayerNormEps: 1e-6,
-		Form: backbone.ViT{PatchSize: 16, EmbedDim: width, Depth: depth, HiddenDim: 4 * width}}
-}
-
-// swin returns a Swin Transformer with the widths of Swin-T. depths holds the number of blocks in
-// each stage.
-func swin(depths []int, classes int) backbone.Config {
-	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-5,
-		Form: backbone.Swin{PatchSize: 4, EmbedDim: 96, HiddenDim: 4 * 96, Depths: depths, StageHeads: []int{3, 6, 12, 24}, WindowSize: 7}}
-}
-
-// convnext returns a ConvNeXt with the widths of ConvNeXt-T. depths holds the number of blocks in
-// each stage.
-func convnext(depths []int, classes int) backbone.Config {
-	return backbone.Config{ImageSize: 224, NumClasses: classes, LayerNormEps: 1e-6,
-		Form: backbone.ConvNeXt{PatchSize: 4, EmbedDim: 96, Dims: []int{96, 192, 384, 768}, Depths: depths}}
+// sizes lists short names of backbones of the catalogue.
+var sizes = []struct{ name, of string }{
+	{"tiny", "vit_tiny"}, {"small", "vit_small"}, {"base", "vit_base"}, {"swin-tiny", "swin_tiny"}, {"convnext-tiny", "convnext_tiny"},
 }
 
 // Sizes returns the names that [Config] accepts.
@@ -56,7 +25,7 @@ func Sizes() (names []string) {
 	for _, s := range sizes {
 		names = append(names, s.name)
 	}
-	return names
+	return append(names, catalogue.Names()...)
 }
 
 // SameSize reports whether the matrices of two backbones have the same shapes, in the same order.
@@ -75,19 +44,26 @@ func SameSize(a, b backbone.Config) bool {
 // mostClasses is the largest number of classes that Config accepts.
 const mostClasses = 1 << 16
 
-// Config returns the configuration of the backbone called name, one of [Sizes], for images of
-// 224×224 pixels and the given number of classes. It returns a [run.OptionError] if the name is
-// unknown or the number of classes is not from 1 to 65536.
+// Config returns the configuration of the backbone called name, one of [Sizes], for the given
+// number of classes. It returns a [run.OptionError] if the name is unknown or the number of classes
+// is not from 1 to 65536.
 func Config(name string, classes int) (backbone.Config, error) {
 	if classes < 1 || classes > mostClasses {
 		return backbone.Config{}, &run.OptionError{Option: "classes", Err: fmt.Errorf("%d classes: expected 1 to %d", classes, mostClasses)}
 	}
+	of := name
 	for _, s := range sizes {
 		if s.name == name {
-			return s.config(classes), nil
+			of = s.of
 		}
 	}
-	return backbone.Config{}, &run.OptionError{Option: "model", Err: option.Unknown("model", "model", name, Sizes())}
+	b, ok := catalogue.Find(of)
+	if !ok {
+		return backbone.Config{}, &run.OptionError{Option: "model", Err: option.Unknown("model", "model", name, Sizes())}
+	}
+	c := b.Config
+	c.NumClasses = classes
+	return c, nil
 }
 
 // generator returns a random generator for one of the synthetic inputs.

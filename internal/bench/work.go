@@ -112,7 +112,7 @@ func withGraph(c backbone.Config, s peft.Selection, batch int, use func(t *tally
 		}
 		images := parameter("images", batch, c.ImageSize, c.ImageSize, 3)
 		layers := tuning.Layers(in)
-		use(t, in, c.Classify(layers, c.Features(layers, images)))
+		use(t, in, c.Classify(layers, c.Features(layers, 0, images)))
 	})
 }
 

@@ -14,14 +14,15 @@ import (
 )
 
 // Sizes returns the number of images of each micro-batch for a mini-batch with the shape
-// [B, S, S, 3]. tokens is the largest number of tokens of a micro-batch: the backbone c turns each
-// image into c.Tokens() tokens. A micro-batch has at least one image. All micro-batches have the
-// same number of images, except that the last one may be smaller. With tokens = 0, the result is
-// one micro-batch of B images. The same holds for features with the shape [B, D].
+// [B, S, S, 3], or with the shape [B, N, D] of the tokens that enter a block. tokens is the largest
+// number of tokens of a micro-batch: the backbone c turns each image into c.Tokens() tokens. A
+// micro-batch has at least one image. All micro-batches have the same number of images, except that
+// the last one may be smaller. With tokens = 0, the result is one micro-batch of B images. The same
+// holds for features with the shape [B, D].
 func Sizes(c backbone.Config, images shapes.Shape, tokens int) (sizes []int) {
 	n := images.Dim(0)
 	most := n
-	if tokens > 0 && images.Rank() == 4 {
+	if tokens > 0 && images.Rank() > 2 {
 		most = max(1, tokens/c.Tokens())
 	}
 	if n <= most {

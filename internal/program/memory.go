@@ -1,13 +1,16 @@
 package program
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
 
 	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/backend/cpu"
@@ -27,6 +30,21 @@ func AtOnce(be backend.Backend) (run, all int) {
 // Rematerialises reports whether be selects by itself which activations to compute again in the
 // backward pass. The other activations stay in memory.
 func Rematerialises(be backend.Backend) bool { return cpu.Is(be) }
+
+// Footprint compiles the program for inputs of the given shapes and returns the memory that it
+// needs. ok is false if the backend does not tell it.
+func (p *Program) Footprint(in ...shapes.Shape) (f cpu.Footprint, ok bool, err error) {
+	caught := Caught(func() {
+		var g *graph.Graph
+		if g, err = p.exec.Compile(in...); err == nil {
+			f, ok = cpu.FootprintOf(g.Executable())
+		}
+	})
+	if err = cmp.Or(err, caught); err != nil {
+		err = fmt.Errorf("compiling %s: %w", p.name, brief{err})
+	}
+	return f, ok, err
+}
 
 // ReturnMemory runs the garbage collector and returns unused memory to the operating system. Call
 // it between two stages that need much memory.

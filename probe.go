@@ -1,0 +1,248 @@
+package spt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
+	"github.com/sptune/spt/probe"
+	"github.com/sptune/spt/progress"
+	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/train"
+)
+
+// A linear probe is a head that is fitted to the features of the frozen backbone. It takes seconds,
+// because each image passes through the backbone once. Its accuracy is the floor of a tuning, and
+// its head is a better start than a random one: the first gradients then come from the images that
+// the features do not separate.
+
+// featureBatch is the number of images whose features are computed at once.
+const featureBatch = 64
+
+// fitted is the linear probe of a run.
+type fitted struct {
+	result  *run.Candidate
+	trained *Trained // its head
+	// the head with a bounded norm, with which scoring and training start
+	start checkpoint.StateDict
+}
+
+// classifies reports whether the objective of the task classifies images with one label each, as a
+// linear probe does.
+func (t *Task) classifies() bool { return t.objective.Name() == objective.SingleLabel.Name() }
+
+// frozen returns a predictor of the backbone without tuned parameters, with a new head. The caller
+// closes it.
+func (t *Task) frozen() (*train.Predictor, error) {
+	tuning, err := peft.New(t.model.Config, peft.Selection{})
+	if err != nil {
+		return nil, err
+	}
+	return train.NewPredictor(t.be, t.model, t.objective, tuning, tuning.Init(0, peft.PaperScheme, t.model.Weights))
+}
+
+// features returns the features of the frozen backbone for the training and the validation images.
+// It also measures the speed of the forward pass.
+func (t *Task) features(ctx context.Context, report progress.Func) (in, val probe.Features, err error) {
+	p, err := t.frozen()
+	if err != nil {
+		return in, val, err
+	}
+	defer p.Close()
+	n := len(t.data.Train)
+	// the final training reads both, so a device keeps them together
+	all := t.images(t.eval, t.data.Train, t.data.Val)
+	began := time.Now()
+	values, labels, err := p.ReadFeatures(ctx, all, featureBatch, report)
+	if err != nil {
+		return in, val, fmt.Errorf("computing the features of the images: %w", err)
+	}
+	if len(labels) != all.Len() {
+		return in, val, fmt.Errorf("computing the features of %d images: the backbone gives no feature vector for an image", all.Len())
+	}
+	// features that were computed before take no time
+	if each := time.Since(began) / time.Duration(all.Len()); each > t.forward/2 {
+		t.forward = each
+	}
+	width := len(values) / len(labels)
+	in = probe.Features{Width: width, Values: values[:n*width], Labels: labels[:n]}
+	val = probe.Features{Width: width, Values: values[n*width:], Labels: labels[n:]}
+	return in, val, nil
+}
+
+// probe fits a linear probe on the training images and keeps it in folder, as a delta with a
+// result. The validation images choose its regularisation. If the folder holds a finished probe,
+// probe reads it. by is the metric that the run chooses by.
+func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Selection, report progress.Func) (*fitted, error) {
+	result, err := run.LoadResult[run.Candidate](folder)
+	if err != nil {
+		return nil, err
+	}
+	if result != nil {
+		d, err := delta.Load(string(folder))
+		if err != nil {
+			return nil, &run.InputError{Err: fmt.Errorf("resuming the run: reading its linear probe: %w; remove the folder %s to fit the probe again", err, folder)}
+		}
+		trained, err := Restore(t.model, d)
+		if err != nil {
+			return nil, err
+		}
+		return &fitted{result, trained, scaled(trained.Tuned, result.HeadScale)}, nil
+	}
+	began := time.Now()
+	in, val, err := t.features(ctx, report)
+	if err != nil {
+		return nil, err
+	}
+	p, err := probe.Fit(ctx, in, val, probe.Options{Classes: len(t.data.Classes)})
+	if err != nil {
+		return nil, err
+	}
+	head, err := p.Head(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	trained, err := t.headOf(p)
+	if err != nil {
+		return nil, err
+	}
+	result = &run.Candidate{Counts: trained.Tuning.Counts, ValAccuracy: p.ValAccuracy, ValLoss: p.ValLoss, L2: p.L2, HeadScale: head.Scale, Seconds: time.Since(began).Seconds()}
+	if val.Len() > 0 {
+		logits, err := p.Logits(ctx, val.Values)
+		if err != nil {
+			return nil, err
+		}
+		predictions, sink := t.predictions(t.data.Val)
+		metrics := t.objective.NewMetrics(t.model.Config)
+		if err = errors.Join(sink(logits, val.Labels), metrics.Add(logits, val.Labels)); err == nil {
+			result.ValMetric = by.Stored(metrics.Evaluation())
+			result.Metrics, result.Temperature, err = validation(predictions)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if err := os.MkdirAll(string(folder), 0o777); err != nil {
+		return nil, fmt.Errorf("making the folder of the linear probe: %w", err)
+	}
+	d := t.Delta(method.Linear, trained, nil, map[string]float64{"val_accuracy": p.ValAccuracy})
+	d.Temperature = result.Temperature
+	if err := d.Save(string(folder)); err != nil {
+		return nil, err
+	}
+	if err := run.SaveResult(folder, result); err != nil {
+		return nil, err
+	}
+	report.Report(progress.Event{Stage: progress.Probe, Detail: result})
+	return &fitted{result, trained, scaled(trained.Tuned, head.Scale)}, nil
+}
+
+// isProbe reports whether the linear probe of the run is the training of t: t tunes only the head.
+func (r *runner) isProbe(t *peft.Tuning) bool {
+	return r.probed != nil && t.Counts.Tuned() == 0 && t.Selection.MLPHead == 0
+}
+
+// trainedProbe returns the probe as the training of a head. With o.WithVal it fits the probe again,
+// on the training and validation images together, with the same regularisation.
+func (r *runner) trainedProbe(ctx context.Context, folder run.Folder, o TrainOptions) (*Trained, error) {
+	began := time.Now()
+	in, val, err := r.features(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	head := r.model.Config.Head()
+	p := &probe.Probe{Width: in.Width, Weight: r.probed.trained.Tuned[head+".weight"].Data, Bias: r.probed.trained.Tuned[head+".bias"].Data}
+	e := train.Epoch{Epoch: 1}
+	switch {
+	case o.WithVal:
+		in.Values, in.Labels = slices.Concat(in.Values, val.Values), slices.Concat(in.Labels, val.Labels)
+		if p, err = probe.Fit(ctx, in, probe.Features{}, probe.Options{Classes: len(r.data.Classes), L2s: []float64{r.probed.result.L2}}); err != nil {
+			return nil, err
+		}
+	case val.Len() > 0:
+		e.ValLoss, e.ValAccuracy, e.ValMetric = r.probed.result.ValLoss, r.probed.result.ValAccuracy, r.probed.result.ValMetric
+		if o.ValSink != nil {
+			logits, err := p.Logits(ctx, val.Values)
+			if err == nil {
+				err = o.ValSink(logits, val.Labels)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	if e.TrainAccuracy, e.TrainLoss, err = p.Evaluate(ctx, in); err != nil {
+		return nil, err
+	}
+	trained, err := r.headOf(p)
+	if err != nil {
+		return nil, err
+	}
+	if e.Seconds = time.Since(began).Seconds(); e.Seconds > 0 {
+		e.ImagesPerSecond = float64(in.Len()) / e.Seconds
+	}
+	trained.Epochs, trained.Best = []train.Epoch{e}, 1
+	return trained, folder.SaveMetrics(trained.Epochs)
+}
+
+// keepsProbe reports whether the run delivers its linear probe instead of the candidate that it
+// chose: the probe is better on the validation images. Only the recipe auto promises the better of
+// both; a run that compares methods delivers the method that it was asked for.
+func (r *runner) keepsProbe(chosen *run.Candidate) bool {
+	by := r.o.Train.Select
+	return r.probed != nil && chosen != nil && r.o.Recipe == run.RecipeAuto && chosen.Counts.Tuned() > 0 && r.probed.result.Selected(by) > chosen.Selected(by)
+}
+
+// deliverProbe makes the linear probe the result of the run. Unless NoRefit is set, it fits the
+// probe once more, on the training and validation images together.
+func (r *runner) deliverProbe(ctx context.Context, result *run.Result) error {
+	p := r.probed.result
+	result.Method, result.Budget, result.LR = method.Linear, plan.Budget{}, 0
+	result.Val, result.Temperature, result.Metrics = &p.ValAccuracy, p.Temperature, p.Metrics
+	if !r.o.NoRefit {
+		result.TrainedOn = "train+val"
+	}
+	trained, err := r.trainedProbe(ctx, r.folder, TrainOptions{WithVal: !r.o.NoRefit})
+	if err != nil {
+		return err
+	}
+	return r.deliver(ctx, trained, nil, result, func(sink train.Sink, report progress.Func) (objective.Evaluation, error) {
+		return r.evaluate(ctx, trained, r.data.Test, sink, report)
+	})
+}
+
+// headOf returns the head of a probe as a trained head of the task.
+func (t *Task) headOf(p *probe.Probe) (*Trained, error) {
+	tuning, err := peft.New(t.model.Config, peft.Selection{})
+	if err != nil {
+		return nil, err
+	}
+	head := t.model.Config.Head()
+	tuned := checkpoint.StateDict{
+		head + ".weight": {Shape: []int{len(p.Bias), p.Width}, Data: p.Weight},
+		head + ".bias":   {Shape: []int{len(p.Bias)}, Data: p.Bias},
+	}
+	return &Trained{Objective: t.objective, Tuning: tuning, Tuned: tuned}, nil
+}
+
+// scaled returns the tensors multiplied by a factor.
+func scaled(tensors checkpoint.StateDict, factor float64) checkpoint.StateDict {
+	out := checkpoint.StateDict{}
+	for name, v := range tensors {
+		data := make([]float32, len(v.Data))
+		for i, x := range v.Data {
+			data[i] = float32(factor * float64(x))
+		}
+		out[name] = checkpoint.Tensor{Shape: v.Shape, Data: data}
+	}
+	return out
+}

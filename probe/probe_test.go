@@ -1,0 +1,504 @@
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// synthetic returns n images of classes with random centres. The spread of the centres decides how
+// well a probe can separate the classes. All calls with the same shape have the same centres.
+func synthetic(n, width, classes int, spread float64, seed uint64) Features {
+	r := rand.New(rand.NewPCG(uint64(width), uint64(classes)))
+	centres := make([]float64, classes*width)
+	for i := range centres {
+		centres[i] = spread * r.NormFloat64()
+	}
+	r = rand.New(rand.NewPCG(seed, 1))
+	f := Features{width, make([]float32, n*width), make([]int32, n)}
+	for i := range n {
+		f.Labels[i] = int32(i % classes)
+		for j := range width {
+			f.Values[i*width+j] = float32(centres[(i%classes)*width+j] + r.NormFloat64())
+		}
+	}
+	return f
+}
+
+// mustFit returns the result of Fit.
+func mustFit(t testing.TB, train, val Features, o Options) *Probe {
+	t.Helper()
+	p, err := Fit(t.Context(), train, val, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestScikitLearn compares weights, biases, losses and accuracies with those of scikit-learn. The
+// file holds 8 digits, and the fits are computed in float32, so the relative bound is 2·10⁻³ of the
+// largest weight. Losses are less sensitive, because their slope at the minimum is 0.
+func TestScikitLearn(t *testing.T) {
+	data, err := os.ReadFile("testdata/logistic.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []struct {
+		Name         string
+		Width        int
+		Classes      int
+		ClassWeights []float64 `json:"class_weights"`
+		Values       []float32
+		Labels       []int32
+		Fits         []struct {
+			L2           float64
+			Weight, Bias []float64
+			Loss         float64
+			WeightedLoss float64 `json:"weighted_loss"`
+			Accuracy     float64
+		}
+	}
+	if err := json.Unmarshal(data, &cases); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		train := Features{c.Width, c.Values, c.Labels}
+		for _, want := range c.Fits {
+			o := Options{Classes: c.Classes, L2s: []float64{want.L2}, ClassWeights: c.ClassWeights, Tolerance: 1e-10, Iterations: 5000}
+			p := mustFit(t, train, train, o)
+			accuracy, loss, err := p.Evaluate(t.Context(), train)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if near := func(a, b float64) bool { return math.Abs(a-b) <= 1e-4*b }; !near(loss, want.Loss) || !near(p.ValLoss, want.WeightedLoss) || !near(p.TrainLoss, want.WeightedLoss) || accuracy != want.Accuracy {
+				t.Errorf("%s, l2 %g: loss %g, weighted %g and %g, accuracy %g; scikit-learn has %g, %g, %g", c.Name, want.L2, loss, p.ValLoss, p.TrainLoss, accuracy, want.Loss, want.WeightedLoss, want.Accuracy)
+			}
+			// A feature's weight is compared in units of the largest weight of the feature. A
+			// constant may be added to all biases.
+			for j := range c.Width {
+				largest, difference := 0.0, 0.0
+				for k := range c.Classes {
+					largest = max(largest, math.Abs(want.Weight[k*c.Width+j]))
+					difference = max(difference, math.Abs(want.Weight[k*c.Width+j]-float64(p.Weight[k*c.Width+j])))
+				}
+				if difference > 2e-3*largest {
+					t.Errorf("%s, l2 %g: the weights of feature %d differ by %.2g of %.2g", c.Name, want.L2, j, difference, largest)
+				}
+			}
+			largest := 0.0
+			for k := range c.Classes {
+				largest = max(largest, math.Abs(want.Bias[k]-want.Bias[0]))
+			}
+			for k := range c.Classes {
+				if d := math.Abs(want.Bias[k] - want.Bias[0] - float64(p.Bias[k]-p.Bias[0])); d > 2e-3*largest {
+					t.Errorf("%s, l2 %g: bias %d differs by %.2g of %.2g", c.Name, want.L2, k, d, largest)
+				}
+			}
+		}
+	}
+}
+
+// naive returns the objective and its gradient in float64, from the formula.
+func naive(o *objective, point []float64) (float64, []float64) {
+	n, d, c := len(o.labels), o.width, o.classes
+	g := make([]float64, len(point))
+	value, total := 0.0, 0.0
+	for i := range n {
+		total += float64(o.weights[i])
+		z, sum := make([]float64, c), 0.0
+		for k := range c {
+			z[k] = point[c*d+k]
+			for j := range d {
+				z[k] += point[k*d+j] * float64(o.x[i*d+j])
+			}
+			sum += math.Exp(z[k])
+		}
+		value += float64(o.weights[i]) * (math.Log(sum) - z[o.labels[i]])
+		for k := range c {
+			e := math.Exp(z[k]) / sum
+			if int(o.labels[i]) == k {
+				e--
+			}
+			e *= float64(o.weights[i])
+			g[c*d+k] += e
+			for j := range d {
+				g[k*d+j] += e * float64(o.x[i*d+j])
+			}
+		}
+	}
+	value /= total
+	for i := range g {
+		g[i] /= total
+		if i < c*d {
+			value += o.l2 / 2 * point[i] * point[i]
+			g[i] += o.l2 * point[i]
+		}
+	}
+	return value, g
+}
+
+// TestObjective compares the value and the gradient in blocks with the formula. 9,000 images take
+// two blocks.
+func TestObjective(t *testing.T) {
+	for _, s := range []struct{ n, width, classes int }{{3, 1, 2}, {130, 7, 5}, {9000, 5, 3}} {
+		f := synthetic(s.n, s.width, s.classes, 1, 3)
+		weights := make([]float64, s.classes)
+		for i := range weights {
+			weights[i] = 1 + float64(i)
+		}
+		p, err := newPath(f, Options{Classes: s.classes, ClassWeights: weights})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.objective.l2 = 0.1
+		r := rand.New(rand.NewPCG(1, 1))
+		for i := range p.solver.point {
+			p.solver.point[i] = r.NormFloat64()
+		}
+		want, wantG := naive(p.objective, p.solver.point)
+		g := make([]float64, len(wantG))
+		got, err := p.objective.at(t.Context(), p.solver.point, g)
+		if err != nil || math.Abs(got-want) > 1e-5*want {
+			t.Errorf("%v: value %v, error %v; the formula gives %v", s, got, err, want)
+		}
+		for i := range g {
+			if math.Abs(g[i]-wantG[i]) > 3e-6*(1+math.Abs(wantG[i])) {
+				t.Errorf("%v: element %d of the gradient is %v; the formula gives %v", s, i, g[i], wantG[i])
+			}
+		}
+	}
+}
+
+// TestMinimum checks that each step of a path ends at the minimum: the gradient of the formula
+// vanishes, and the value with the default tolerance is within 1 % of the value of a tight fit.
+// Each step starts at the result of the step before.
+func TestMinimum(t *testing.T) {
+	f := synthetic(300, 20, 6, 0.5, 1)
+	tight, err := newPath(f, Options{Classes: 6, Tolerance: 1e-11, Iterations: 2000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loose, err := newPath(f, Options{Classes: 6, Tolerance: DefaultTolerance, Iterations: DefaultIterations})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l2 := range DefaultL2s() {
+		if _, err := tight.step(t.Context(), l2); err != nil {
+			t.Fatal(err)
+		}
+		value, g := naive(tight.objective, tight.solver.point)
+		if size := math.Sqrt(dot(g, g)); size > 2e-5 {
+			t.Errorf("l2 %g: the gradient at the minimum has length %g", l2, size)
+		}
+		out, err := loose.step(t.Context(), l2)
+		if err != nil || !out.converged {
+			t.Fatalf("l2 %g: converged %v, error %v", l2, out.converged, err)
+		}
+		if got, _ := naive(loose.objective, loose.solver.point); got > 1.01*value {
+			t.Errorf("l2 %g: the objective is %g; the minimum is %g", l2, got, value)
+		}
+	}
+}
+
+// TestLBFGS minimises the badly scaled convex function Σ 10^(i/2)·(x_i-1)² + (x_i-1)⁴.
+func TestLBFGS(t *testing.T) {
+	l := lbfgs{tolerance: 1e-14, iterations: 1000, point: make([]float64, 12), at: func(_ context.Context, x, g []float64) (value float64, _ error) {
+		for i, v := range x {
+			a, e := math.Pow(10, float64(i)/2), v-1
+			value += a*e*e + e*e*e*e
+			g[i] = 2*a*e + 4*e*e*e
+		}
+		return value + 1, nil
+	}}
+	out, err := l.minimise(t.Context())
+	if err != nil || !out.converged {
+		t.Fatalf("outcome %+v, error %v", out, err)
+	}
+	for i, v := range l.point {
+		if math.Abs(v-1) > 1e-5 {
+			t.Errorf("element %d is %v; the minimum is at 1", i, v)
+		}
+	}
+}
+
+// TestScale checks that scale and offset of features do not change predictions, and that the head
+// fits the raw features.
+func TestScale(t *testing.T) {
+	train, val := synthetic(200, 9, 4, 0.8, 1), synthetic(100, 9, 4, 0.8, 2)
+	moved := func(f Features) Features {
+		f = f.rows(images(f.Len()))
+		for i := range f.Values {
+			f.Values[i] = f.Values[i]*float32(math.Pow(4, float64(i%9)-4)) + float32(i%9)
+		}
+		return f
+	}
+	o := Options{Classes: 4, Tolerance: 1e-9}
+	a, b := mustFit(t, train, val, o), mustFit(t, moved(train), moved(val), o)
+	if a.L2 != b.L2 || math.Abs(a.ValLoss-b.ValLoss) > 1e-4*a.ValLoss || a.ValAccuracy != b.ValAccuracy {
+		t.Errorf("results %+v and %+v; scale and offset of features must not matter", a.Try, b.Try)
+	}
+	logits, err := a.Logits(t.Context(), val.Values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, got := range logits {
+		image, k := i/4, i%4
+		want := float64(a.Bias[k])
+		for j := range 9 {
+			want += float64(a.Weight[k*9+j]) * float64(val.Values[image*9+j])
+		}
+		if math.Abs(float64(got)-want) > 1e-4 {
+			t.Fatalf("logit %d of image %d is %v; Weight·x + Bias is %v", k, image, got, want)
+		}
+	}
+}
+
+// images returns 0 to n-1.
+func images(n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
+// TestDeterminism checks that the result has the same bits for every number of workers.
+func TestDeterminism(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	train := synthetic(700, 33, 7, 0.4, 1)
+	var want *Probe
+	for _, workers := range []int{1, 2, 3, 8, 2} {
+		runtime.GOMAXPROCS(workers)
+		got := mustFit(t, train, Features{}, Options{Classes: 7})
+		if want == nil {
+			want = got
+		} else if !reflect.DeepEqual(got, want) {
+			t.Errorf("%d workers: the probe differs from that of one worker", workers)
+		}
+	}
+}
+
+// TestFewImages fits three images a class, a class with one image, a class without training images,
+// and validation images that lack a class.
+func TestFewImages(t *testing.T) {
+	all := synthetic(30, 16, 5, 3, 1)
+	val := synthetic(50, 16, 5, 3, 2)
+	few := all.rows(images(15))
+	one := all.rows([]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13}) // class 4 has one image
+	if p := mustFit(t, few, Features{}, Options{Classes: 5}); p.HeldOut != Folds || p.ValAccuracy < 0.8 {
+		t.Errorf("three images a class: %s, held-out accuracy %g", p.HeldOut, p.ValAccuracy)
+	}
+	p := mustFit(t, one, Features{}, Options{Classes: 5})
+	if accuracy, _, err := p.Evaluate(t.Context(), val); err != nil || accuracy < 0.8 {
+		t.Errorf("a class with one image: accuracy %g, error %v", accuracy, err)
+	}
+	var lacks []int
+	for i, label := range val.Labels {
+		if label != 2 {
+			lacks = append(lacks, i)
+		}
+	}
+	if p := mustFit(t, few, val.rows(lacks), Options{Classes: 5}); p.HeldOut != Validation || p.ValAccuracy < 0.8 {
+		t.Errorf("validation images without a class: %s, accuracy %g", p.HeldOut, p.ValAccuracy)
+	}
+	// Class 5 has no training images: its mean probability is half an image.
+	p = mustFit(t, all, val, Options{Classes: 7, L2s: []float64{0.1}})
+	logits, err := p.Logits(t.Context(), all.Values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ratio := 0.0
+	for i := range all.Len() {
+		sum := 0.0
+		for _, z := range logits[i*7 : i*7+5] {
+			sum += math.Exp(float64(z))
+		}
+		ratio += math.Exp(float64(logits[i*7+5])) / sum
+	}
+	if math.Abs(ratio-0.5) > 1e-3 || p.Bias[5] != p.Bias[6] {
+		t.Errorf("a class without training images has %g images of probability; 0.5 was expected", ratio)
+	}
+}
+
+// TestSplit checks that folds are stratified, cover all images once, and keep a class with one
+// image for training.
+func TestSplit(t *testing.T) {
+	labels := []int32{0, 0, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3}
+	dealt := deal(labels, 5, 5)
+	size, at := map[int]int{}, map[[2]int]int{}
+	for i, part := range dealt {
+		size[part]++
+		at[[2]int{int(labels[i]), part}]++
+	}
+	if dealt[7] != -1 || size[-1] != 1 {
+		t.Errorf("parts %v: only image 7 is in no held-out part", dealt)
+	}
+	for part := range 5 {
+		if size[part] != 3 || at[[2]int{0, part}] != 1 || at[[2]int{1, part}] > 1 || at[[2]int{3, part}] < 1 || at[[2]int{3, part}] > 2 {
+			t.Errorf("part %d of %v is not stratified", part, dealt)
+		}
+	}
+	many := synthetic(foldImages+1, 1, 3, 1, 1)
+	splits, heldOut, err := splitsOf(many, Features{}, 3)
+	if err != nil || heldOut != Tenth || len(splits) != 1 || splits[0].val.Len() != 201 || splits[0].train.Len() != 1800 {
+		t.Errorf("%d images: %d splits, held out %q, error %v", many.Len(), len(splits), heldOut, err)
+	}
+}
+
+// TestTried checks the path: descending strengths, the least loss is chosen, and the path ends
+// early.
+func TestTried(t *testing.T) {
+	train, val := synthetic(100, 30, 4, 0.3, 1), synthetic(200, 30, 4, 0.3, 2)
+	p := mustFit(t, train, val, Options{Classes: 4})
+	if len(p.Tried) == len(DefaultL2s()) {
+		t.Error("the path of overlapping classes did not end early")
+	}
+	for i, try := range p.Tried {
+		if i > 0 && try.L2 >= p.Tried[i-1].L2 {
+			t.Errorf("strength %g follows %g", try.L2, p.Tried[i-1].L2)
+		}
+		if try.ValLoss < p.ValLoss || !try.Converged {
+			t.Errorf("tried %+v, chosen %+v", try, p.Try)
+		}
+	}
+	if accuracy, loss, err := p.Evaluate(t.Context(), val); err != nil || accuracy != p.ValAccuracy || loss != p.ValLoss {
+		t.Errorf("the probe has accuracy %g and loss %g, error %v; its figures are %+v", accuracy, loss, err, p.Try)
+	}
+	if q := mustFit(t, train, val, Options{Classes: 4, L2s: []float64{1e-3, 1, 0.1, 0.1}}); len(q.Tried) != 3 || q.Tried[0].L2 != 1 {
+		t.Errorf("tried %+v for three strengths", q.Tried)
+	}
+}
+
+// TestHead checks that the head of a probe that separates the training images has the held-out
+// loss, with the same predictions, and that other probes are not changed.
+func TestHead(t *testing.T) {
+	train, val := synthetic(60, 40, 4, 0.5, 1), synthetic(200, 40, 4, 0.5, 2)
+	for _, c := range []struct {
+		l2      float64
+		changes bool
+	}{{1e-4, true}, {10, false}} {
+		p := mustFit(t, train, val, Options{Classes: 4, L2s: []float64{c.l2}})
+		h, err := p.Head(t.Context(), train)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := min(p.ValLoss, math.Log(4)/2)
+		if c.changes && (h.Scale >= 1 || math.Abs(h.TrainLoss-target) > 0.01*target) || !c.changes && h.Scale != 1 {
+			t.Errorf("l2 %g: scale %g, loss %g; the loss of the probe is %g, on held-out images %g", c.l2, h.Scale, h.TrainLoss, p.TrainLoss, p.ValLoss)
+		}
+		for i, w := range p.Weight {
+			if h.Weight[i] != float32(h.Scale*float64(w)) {
+				t.Fatalf("l2 %g: weight %d is not scaled", c.l2, i)
+			}
+		}
+	}
+}
+
+// TestErrors checks arguments that cannot work.
+func TestErrors(t *testing.T) {
+	good := func() Features { return synthetic(40, 3, 4, 1, 1) }
+	with := func(change func(f *Features)) Features { f := good(); change(&f); return f }
+	nan := with(func(f *Features) { f.Values[10] = float32(math.NaN()) })
+	o := Options{Classes: 4}
+	for _, c := range []struct {
+		name       string
+		train, val Features
+		o          Options
+		want       string
+	}{
+		{"NaN", nan, good(), o, "feature 1 of training image 3 is NaN"},
+		{"Inf", good(), with(func(f *Features) { f.Values[119] = float32(math.Inf(-1)) }), o, "feature 2 of validation image 39 is -Inf"},
+		{"label", with(func(f *Features) { f.Labels[5] = 4 }), good(), o, "training image 5 has label 4; labels are 0 to 3"},
+		{"negative label", good(), with(func(f *Features) { f.Labels[5] = -1 }), o, "validation image 5 has label -1"},
+		{"one class", with(func(f *Features) { clear(f.Labels) }), good(), o, "all 40 training images have class 0"},
+		{"one class, folds", with(func(f *Features) { clear(f.Labels) }), Features{}, o, "all 32 training images have class 0"},
+		{"single images", good().rows(images(4)), Features{}, o, "each class has at most one training image"},
+		{"width", good(), synthetic(40, 4, 4, 1, 1), o, "width 4, but 3"},
+		{"short", with(func(f *Features) { f.Values = f.Values[1:] }), good(), o, "119 numbers for 40 images"},
+		{"zero width", Features{0, nil, []int32{1}}, good(), o, "width 0"},
+		{"values without labels", good(), Features{3, []float32{1, 2, 3}, nil}, o, "no validation images"},
+		{"empty", Features{Width: 3}, good(), o, "no training images"},
+		{"classes", good(), good(), Options{Classes: 1}, "found 1 classes"},
+		{"strength", good(), good(), Options{Classes: 4, L2s: []float64{1, 0}}, "strength 0"},
+		{"NaN strength", good(), good(), Options{Classes: 4, L2s: []float64{1, math.NaN()}}, "strength NaN"},
+		{"number of weights", good(), good(), Options{Classes: 4, ClassWeights: []float64{1}}, "1 class weights for 4"},
+		{"weight", good(), good(), Options{Classes: 4, ClassWeights: []float64{1, 0, 1, 1}}, "class 1 has weight 0"},
+		{"tolerance", good(), good(), Options{Classes: 4, Tolerance: -1}, "tolerance -1"},
+		{"iterations", good(), good(), Options{Classes: 4, Iterations: -1}, "-1 iterations"},
+	} {
+		if _, err := Fit(t.Context(), c.train, c.val, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v; %q was expected", c.name, err, c.want)
+		}
+	}
+	p := mustFit(t, good(), good(), o)
+	if _, err := p.Logits(t.Context(), make([]float32, 4)); err == nil {
+		t.Error("Logits accepts 4 features of width 3")
+	}
+	if _, _, err := p.Evaluate(t.Context(), nan); err == nil {
+		t.Error("Evaluate accepts NaN")
+	}
+	if _, err := p.Head(t.Context(), nan); err == nil {
+		t.Error("Head accepts NaN")
+	}
+}
+
+// TestExtremeFeatures fits constant, huge and tiny features beside useful ones.
+func TestExtremeFeatures(t *testing.T) {
+	widen := func(f Features) Features {
+		out := Features{f.Width + 4, nil, f.Labels}
+		for i := range f.Len() {
+			row := f.Values[i*f.Width : (i+1)*f.Width]
+			out.Values = append(out.Values, row...)
+			out.Values = append(out.Values, 7, row[0]*1e30, row[1]*1e-35, 1e6+float32(i%2)*0.0625)
+		}
+		return out
+	}
+	p := mustFit(t, widen(synthetic(100, 6, 3, 2, 1)), widen(synthetic(100, 6, 3, 2, 2)), Options{Classes: 3})
+	if p.ValAccuracy < 0.9 || !finite(p.Weight) || !finite(p.Bias) {
+		t.Errorf("accuracy %g, weights %v", p.ValAccuracy, p.Weight)
+	}
+	for k := range 3 {
+		if w := p.Weight[k*10:]; w[6] != 0 || w[8] != 0 || w[9] != 0 {
+			t.Errorf("constant features have weights %v", w[6:10])
+		}
+	}
+}
+
+// TestCancel checks that a cancelled context ends a fit that has started.
+func TestCancel(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	train := synthetic(3000, 256, 50, 0.1, 1)
+	if _, err := Fit(ctx, train, train, Options{Classes: 50, Tolerance: 1e-12, Iterations: 10000}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v; the deadline was expected", err)
+	}
+}
+
+// BenchmarkFit fits the whole default path with validation images.
+func BenchmarkFit(b *testing.B) {
+	for _, s := range []struct {
+		n, width, classes int
+		spread            float64
+	}{{1000, 192, 10, 0.2}, {1000, 768, 101, 0.2}, {50000, 384, 1000, 0.2}} {
+		b.Run(fmt.Sprintf("%dx%dx%d", s.n, s.width, s.classes), func(b *testing.B) {
+			train, val := synthetic(s.n, s.width, s.classes, s.spread, 1), synthetic(max(200, s.n/20), s.width, s.classes, s.spread, 2)
+			iterations := 0
+			for b.Loop() {
+				iterations = 0
+				for _, try := range mustFit(b, train, val, Options{Classes: s.classes}).Tried {
+					iterations += try.Iterations
+				}
+			}
+			b.ReportMetric(float64(iterations), "iterations")
+		})
+	}
+}
