@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/sptune/spt/backbone"
@@ -28,6 +29,9 @@ type Choices struct {
 	// Side is the median of the shorter sides of the training images, in pixels. It is 0 if no size
 	// could be read.
 	Side int `json:"side"`
+	// MaxImages is the largest number of images of each split, if the time allows no more. It is 0
+	// if the run uses all images, and if the user set the number.
+	MaxImages int `json:"max_images,omitempty"`
 	// Sizes holds the image sizes that were compared with a linear probe, in descending order. It
 	// is empty if the images left no choice.
 	Sizes []recipe.Size `json:"sizes,omitempty"`
@@ -106,7 +110,14 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if o.Began.IsZero() {
 		o.Began = time.Now()
 	}
-	choices, native := &Choices{Side: dataset.ShorterSide(t.data.Train)}, t
+	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
+	whole, limits := t, o.TimeLimit > 0 && c.Data.MaxImages == 0
+	if limits {
+		if t, err = whole.limitImages(ctx, o, usualShare, usualImages); err != nil {
+			return nil, nil, err
+		}
+	}
+	native := t
 	if c.Model.ImageSize == 0 && o.Probe {
 		if t, err = t.chooseSize(ctx, o, choices, report); err != nil {
 			return nil, nil, err
@@ -115,8 +126,18 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if len(o.Budgets) == 0 && o.Rank == 0 && row.Takes("budget") && o.FromDelta == "" {
 		o.Budgets = []plan.Budget{recipe.Budget(t.model.Config.Size())}
 	}
-	if t, err = t.chooseWithin(ctx, native, c.Model.ImageSize == 0, o, choices, report); err != nil {
+	t, err = t.chooseWithin(ctx, native, c.Model.ImageSize == 0, o, choices, report)
+	if limits && tooShort(err) {
+		if t, err = whole.limitImages(ctx, o, lastShare, lastImages); err == nil {
+			t, err = t.chooseWithin(ctx, t, c.Model.ImageSize == 0, o, choices, report)
+		}
+	}
+	if err != nil {
 		return nil, nil, err
+	}
+	if limits {
+		choices.MaxImages = t.config.Data.MaxImages
+		c.Data.MaxImages = choices.MaxImages
 	}
 	choices.ImageSize = t.model.Config.ImageSize
 	if c.Model.Path != embedded.Name {
@@ -131,6 +152,47 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	}
 	return t, choices, nil
 }
+
+// limitImages returns a task with fewer images of each split, but at least the given number, if one
+// pass over all images would take more than a share of the time that is left. The linear probe
+// needs a pass over the training and validation images, and the test one over the test images.
+func (t *Task) limitImages(ctx context.Context, o *run.TuneOptions, share float64, least int) (*Task, error) {
+	if err := t.measureForward(ctx); err != nil {
+		return nil, err
+	}
+	left := o.TimeLimit - time.Since(o.Began).Seconds() - reserve(o.TimeLimit)
+	sizes := []int{len(t.data.Train), len(t.data.Val), len(t.data.Test)}
+	fits := func(n int) bool {
+		images := 0
+		for _, size := range sizes {
+			images += min(size, n)
+		}
+		return t.forward.Seconds()*float64(images) <= left*share
+	}
+	most := slices.Max(sizes)
+	n := max(least, len(t.data.Classes), sort.Search(most, func(n int) bool { return !fits(n + 1) }))
+	if n >= most {
+		return t, nil
+	}
+	data, err := t.data.Limit(n, t.config.Data.SplitSeed)
+	if err != nil {
+		return nil, err
+	}
+	next, err := t.with(t.model, data, t.config.Data.Images)
+	if err != nil {
+		return nil, err
+	}
+	next.forward, next.config.Data.MaxImages = t.forward, n
+	return next, nil
+}
+
+// The arguments of limitImages. Usually a pass may take half of the time: a training within the
+// other half cannot see more images. But a thousand images are worth a pass on smaller ones. If not
+// even a probe fits then, the run reads as few images as fit.
+const (
+	usualShare, usualImages = 0.5, 1000
+	lastShare, lastImages   = 0.75, 50
+)
 
 // chooseWithin chooses the options of the trainings, and returns a task with the image size for
 // them. If a time limit leaves too few steps, it chooses smaller images, but none that lose detail.
@@ -234,6 +296,7 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	if val > 0 && !o.NoValidation && !o.NoRefit && !o.ValidationOnly {
 		choices.Trainings++
 	}
+	choices.Expected = Expected{}
 	e := &choices.Expected
 	e.Test = forward * float64(len(t.data.Test))
 	if o.Probe {
@@ -298,7 +361,7 @@ func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *C
 		if err != nil {
 			return nil, err
 		}
-		at, err := t.with(t.model, images)
+		at, err := t.with(t.model, t.data, images)
 		if err != nil {
 			return nil, err
 		}
@@ -354,12 +417,14 @@ func (t *Task) measureForward(ctx context.Context) error {
 	}
 	defer p.Close()
 	images := t.images(t.eval, t.data.Train[:min(featureBatch, len(t.data.Train))], nil)
-	for range 2 { // the first pass compiles
+	for pass := range 2 { // the first pass compiles and decodes
 		began := time.Now()
 		if _, err := p.Evaluate(ctx, images, featureBatch, nil, nil); err != nil {
 			return err
 		}
-		t.forward = time.Since(began) / time.Duration(images.Len())
+		if pass > 0 {
+			t.forward = time.Since(began) / time.Duration(images.Len())
+		}
 	}
 	return nil
 }
@@ -386,7 +451,7 @@ func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choi
 	}
 	for _, size := range sizes {
 		at := tasks[size]
-		in, val, err := at.features(ctx, func(e progress.Event) {
+		in, val, err := at.features(ctx, time.Time{}, func(e progress.Event) {
 			e.Item = fmt.Sprintf("at %d px", size)
 			report.Report(e)
 		})
@@ -421,20 +486,32 @@ func (t *Task) atSizes(ctx context.Context, sizes []int) (fit []int, tasks map[i
 	return fit, tasks
 }
 
-// atSize returns a task with the same backbone at another image size.
+// atSize returns a task with the same backbone at another image size. Calls with the same size
+// return the same task, so a sweep computes the features for its probes once.
 func (t *Task) atSize(ctx context.Context, size int) (*Task, error) {
+	if at := t.sizes[size]; at != nil {
+		return at, nil
+	}
 	c := t.config.Model
 	c.ImageSize = size
 	m, _, err := c.Open(ctx, len(t.data.Classes), nil)
 	if err != nil {
 		return nil, err
 	}
-	return t.with(m, t.config.Data.Images)
+	at, err := t.with(m, t.data, t.config.Data.Images)
+	if err != nil {
+		return nil, err
+	}
+	if t.sizes == nil {
+		t.sizes = map[int]*Task{}
+	}
+	t.sizes[size] = at
+	return at, nil
 }
 
-// with returns a task that differs from t in its backbone and its image options.
-func (t *Task) with(m *backbone.Model, images run.ImageOptions) (*Task, error) {
-	next, err := New(m, t.data, WithImages(images), WithCompute(t.config.Compute), WithBackend(t.be), WithObjective(t.objective))
+// with returns a task that differs from t in its backbone, its data set and its image options.
+func (t *Task) with(m *backbone.Model, data *dataset.Dataset, images run.ImageOptions) (*Task, error) {
+	next, err := New(m, data, WithImages(images), WithCompute(t.config.Compute), WithBackend(t.be), WithObjective(t.objective))
 	if err != nil {
 		return nil, err
 	}

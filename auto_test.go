@@ -332,6 +332,7 @@ func TestPrepare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.Tune.Began = time.Time{}
 	chosen, err := task.Effective(c.Tune)
 	if err != nil {
 		t.Fatal(err)

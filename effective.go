@@ -3,7 +3,6 @@ package spt
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
@@ -51,7 +50,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 	if o.MethodRates && (o.NoValidation || len(t.data.Val) == 0) {
 		o.LRs = nil
 	}
-	o.MethodRates, o.Began = false, time.Time{}
+	o.MethodRates = false
 	if err := t.validate(m, o); err != nil {
 		return o, optionError(err)
 	}

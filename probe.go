@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"time"
@@ -32,6 +33,8 @@ const featureBatch = 64
 type fitted struct {
 	result  *run.Candidate
 	trained *Trained // its head
+	// the features of the training and the validation images; empty in a resumed run
+	in, val probe.Features
 	// the head with a bounded norm, with which scoring and training start
 	start checkpoint.StateDict
 }
@@ -50,39 +53,71 @@ func (t *Task) frozen() (*train.Predictor, error) {
 	return train.NewPredictor(t.be, t.model, t.objective, tuning, tuning.Init(0, peft.PaperScheme, t.model.Weights))
 }
 
+// featureChunk is the number of images after which a computation of features looks at the time.
+const featureChunk = 256
+
 // features returns the features of the frozen backbone for the training and the validation images.
-// It also measures the speed of the forward pass.
-func (t *Task) features(ctx context.Context, report progress.Func) (in, val probe.Features, err error) {
+// It also measures the speed of the forward pass. If the images may take longer than until, it
+// reads the training images in random order after the validation images, and leaves out those that
+// come after this time. A zero until is no limit.
+func (t *Task) features(ctx context.Context, until time.Time, report progress.Func) (in, val probe.Features, err error) {
 	p, err := t.frozen()
 	if err != nil {
 		return in, val, err
 	}
 	defer p.Close()
-	n := len(t.data.Train)
-	// the final training reads both, so a device keeps them together
-	all := t.images(t.eval, t.data.Train, t.data.Val)
-	began := time.Now()
-	values, labels, err := p.ReadFeatures(ctx, all, featureBatch, report)
-	if err != nil {
-		return in, val, fmt.Errorf("computing the features of the images: %w", err)
+	total := len(t.data.Train) + len(t.data.Val)
+	began, read := time.Now(), 0
+	add := func(images *train.Data, to *probe.Features) error {
+		values, labels, err := p.ReadFeatures(ctx, images, featureBatch, func(e progress.Event) {
+			e.Done, e.Total = e.Done+int64(read), int64(total)
+			report.Report(e)
+		})
+		if err != nil {
+			return fmt.Errorf("computing the features of the images: %w", err)
+		}
+		if len(labels) != images.Len() {
+			return fmt.Errorf("computing the features of %d images: the backbone gives no feature vector for an image", images.Len())
+		}
+		to.Width, to.Values, to.Labels = len(values)/len(labels), append(to.Values, values...), append(to.Labels, labels...)
+		read += len(labels)
+		return nil
 	}
-	if len(labels) != all.Len() {
-		return in, val, fmt.Errorf("computing the features of %d images: the backbone gives no feature vector for an image", all.Len())
+	if until.IsZero() || t.forward > 0 && time.Until(until) > 2*t.forward*time.Duration(total) {
+		// the final training reads both, so a device keeps them together
+		if err := add(t.images(t.eval, t.data.Train, t.data.Val), &in); err != nil {
+			return in, val, err
+		}
+		n := len(t.data.Train)
+		val = probe.Features{Width: in.Width, Values: in.Values[n*in.Width:], Labels: in.Labels[n:]}
+		in.Values, in.Labels = in.Values[:n*in.Width:n*in.Width], in.Labels[:n:n]
+	} else {
+		if len(t.data.Val) > 0 {
+			err = add(t.images(t.eval, t.data.Val, nil), &val)
+		}
+		shuffled := slices.Clone(t.data.Train)
+		rand.New(rand.NewPCG(0, 0)).Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		for chunk := range slices.Chunk(shuffled, featureChunk) {
+			if err != nil || in.Len() > 0 && time.Now().After(until) {
+				break
+			}
+			err = add(t.images(t.eval, chunk, nil), &in)
+		}
+		if err != nil {
+			return in, val, err
+		}
 	}
 	// features that were computed before take no time
-	if each := time.Since(began) / time.Duration(all.Len()); each > t.forward/2 {
+	if each := time.Since(began) / time.Duration(read); each > t.forward/2 {
 		t.forward = each
 	}
-	width := len(values) / len(labels)
-	in = probe.Features{Width: width, Values: values[:n*width], Labels: labels[:n]}
-	val = probe.Features{Width: width, Values: values[n*width:], Labels: labels[n:]}
 	return in, val, nil
 }
 
 // probe fits a linear probe on the training images and keeps it in folder, as a delta with a
 // result. The validation images choose its regularisation. If the folder holds a finished probe,
-// probe reads it. by is the metric that the run chooses by.
-func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Selection, report progress.Func) (*fitted, error) {
+// probe reads it. by is the metric that the run chooses by; until is as for features.
+func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Selection, until time.Time, report progress.Func) (*fitted, error) {
 	result, err := run.LoadResult[run.Candidate](folder)
 	if err != nil {
 		return nil, err
@@ -96,10 +131,10 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Select
 		if err != nil {
 			return nil, err
 		}
-		return &fitted{result, trained, scaled(trained.Tuned, result.HeadScale)}, nil
+		return &fitted{result: result, trained: trained, start: scaled(trained.Tuned, result.HeadScale)}, nil
 	}
 	began := time.Now()
-	in, val, err := t.features(ctx, report)
+	in, val, err := t.features(ctx, until, report)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +178,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Select
 		return nil, err
 	}
 	report.Report(progress.Event{Stage: progress.Probe, Detail: result})
-	return &fitted{result, trained, scaled(trained.Tuned, head.Scale)}, nil
+	return &fitted{result, trained, in, val, scaled(trained.Tuned, head.Scale)}, nil
 }
 
 // isProbe reports whether the linear probe of the run is the training of t: t tunes only the head.
@@ -155,9 +190,12 @@ func (r *runner) isProbe(t *peft.Tuning) bool {
 // on the training and validation images together, with the same regularisation.
 func (r *runner) trainedProbe(ctx context.Context, folder run.Folder, o TrainOptions) (*Trained, error) {
 	began := time.Now()
-	in, val, err := r.features(ctx, nil)
-	if err != nil {
-		return nil, err
+	var err error
+	in, val := r.probed.in, r.probed.val
+	if in.Len() == 0 {
+		if in, val, err = r.features(ctx, time.Time{}, nil); err != nil {
+			return nil, err
+		}
 	}
 	head := r.model.Config.Head()
 	p := &probe.Probe{Width: in.Width, Weight: r.probed.trained.Tuned[head+".weight"].Data, Bias: r.probed.trained.Tuned[head+".bias"].Data}

@@ -64,6 +64,7 @@ type Task struct {
 	states      map[string]fileState // of the files that runs read, before CheckImages
 	imageData   map[imagesKey]*train.Data
 	forward     time.Duration // time of the forward pass of an image; 0 if it was not measured
+	sizes       map[int]*Task // the tasks of atSize
 }
 
 // imagesKey is the key of Task.imageData: one or two lists of samples and a transform.

@@ -46,6 +46,7 @@ var DefaultBudget = plan.MustParseBudget("0.5%")
 // dir with other options, are a [*run.OptionError].
 func (t *Task) Tune(ctx context.Context, o run.TuneOptions, dir string, report progress.Func) (*run.Result, error) {
 	began := o.Began
+	o.Began = time.Time{} // a resumed run has another one
 	o, err := t.Effective(o)
 	if err != nil {
 		return nil, err
@@ -176,7 +177,11 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		return nil, err
 	}
 	if r.o.Probe {
-		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train.Select, r.report); err != nil {
+		var until time.Time
+		if !r.deadline.IsZero() {
+			until = r.deadline.Add(-r.testTime())
+		}
+		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train.Select, until, r.report); err != nil {
 			return nil, err
 		}
 	}

@@ -3,6 +3,7 @@ package spt
 import (
 	"errors"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ func TestWithin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row, err := method.Lookup(method.LoRA)
+	row, err := method.Lookup(method.SPTLoRA)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,11 +36,12 @@ func TestWithin(t *testing.T) {
 		least   int           // steps
 		most    int
 	}{
-		{1e6, true, method.LoRA, recipe.LeastSteps + 1, math.MaxInt},
-		{500, true, method.LoRA, recipe.LeastSteps, 20},
+		{1e6, true, method.SPTLoRA, recipe.LeastSteps + 1, math.MaxInt},
+		{700, true, method.SPTLoRA, recipe.LeastSteps, 25},
 		{100, true, method.Linear, 0, 0},
+		{65, true, method.Linear, 0, 0}, // scoring alone would take longer
 		{40, true, "", 0, 0},
-		{100, false, method.LoRA, 1, recipe.LeastSteps - 1},
+		{400, false, method.SPTLoRA, 1, recipe.LeastSteps - 1},
 		{20, false, "", 0, 0},
 	} {
 		task, err := New(colours.Model(c), data)
@@ -48,7 +50,7 @@ func TestWithin(t *testing.T) {
 		}
 		task.forward = time.Second
 		o := run.RecipeOptions(row, run.RecipeAuto)
-		o.Rank, o.TimeLimit, o.Probe, o.Began = 2, limit.seconds, limit.probe, time.Now()
+		o.TimeLimit, o.Probe, o.Began = limit.seconds, limit.probe, time.Now()
 		var choices Choices
 		at, err := task.chooseWithin(t.Context(), task, false, &o, &choices, nil)
 		if limit.method == "" {
@@ -72,4 +74,124 @@ func TestWithin(t *testing.T) {
 			t.Errorf("%g s: %v", limit.seconds, err)
 		}
 	}
+}
+
+// TestLimitImages checks that a time limit that is too short for one pass over all images limits
+// their number, and that an ample one does not.
+func TestLimitImages(t *testing.T) {
+	c := backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(3000, 16, 0), colours.Samples(900, 16, 7), colours.Samples(1500, 16, 13))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, limit := range []struct {
+		seconds          float64
+		train, val, test int
+	}{
+		{100_000, 3000, 900, 1500},
+		{10_000, 2499, 900, 1500}, // half of the time that is left, a second for each image
+		{7000, 1264, 900, 1264},
+		{100, 1000, 900, 1000}, // not fewer
+	} {
+		task, err := New(colours.Model(c), data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		task.forward = time.Second
+		at, err := task.limitImages(t.Context(), &run.TuneOptions{TimeLimit: limit.seconds, Began: time.Now()}, usualShare, usualImages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := at.Data(); len(d.Train) != limit.train || len(d.Val) != limit.val || len(d.Test) != limit.test {
+			t.Errorf("%g s: %d training, %d validation and %d test images, expected %d, %d, %d", limit.seconds, len(d.Train), len(d.Val), len(d.Test), limit.train, limit.val, limit.test)
+		}
+	}
+}
+
+// TestLastImages checks that a run with too little time for a thousand images probes fewer.
+func TestLastImages(t *testing.T) {
+	c := backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(3000, 16, 0), colours.Samples(900, 16, 7), colours.Samples(1500, 16, 13))
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := New(colours.Model(c), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := method.Lookup(method.SPTLoRA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task.forward = time.Second
+	config := run.Config{Tune: run.RecipeOptions(row, run.RecipeAuto)}
+	config.Tune.TimeLimit = 1000
+	at, choices, err := task.Prepare(t.Context(), &config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(at.Data().Train); n != choices.MaxImages || n != config.Data.MaxImages || n < 200 || n > 1000/3 {
+		t.Errorf("%d training images, limits %d and %d", n, choices.MaxImages, config.Data.MaxImages)
+	}
+	if config.Tune.Method != method.Linear || choices.Tuning != row.Method {
+		t.Errorf("method %s instead of %s", config.Tune.Method, choices.Tuning)
+	}
+	config.Tune.TimeLimit, config.Data.MaxImages = 100, 0
+	if _, _, err := task.Prepare(t.Context(), &config, nil); !tooShort(err) {
+		t.Errorf("100 s: error %v", err)
+	}
+}
+
+// TestFeaturesUntil checks that the features of all validation images and of a part of the training
+// images are computed if the time is over, and that they are those of the images.
+func TestFeaturesUntil(t *testing.T) {
+	c := backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
+		Form: backbone.ViT{PatchSize: 8, EmbedDim: 16, Depth: 2, HiddenDim: 32}}
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(600, 16, 0), colours.Samples(90, 16, 7), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := New(colours.Model(c), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, val, err := task.features(t.Context(), time.Time{}, nil)
+	if err != nil || in.Len() != 600 || val.Len() != 90 {
+		t.Fatalf("%d training and %d validation images (%v)", in.Len(), val.Len(), err)
+	}
+	task.forward = time.Hour
+	part, same, err := task.features(t.Context(), time.Now(), nil)
+	if err != nil || part.Len() != featureChunk {
+		t.Fatalf("%d training images, expected %d (%v)", part.Len(), featureChunk, err)
+	}
+	if !slices.Equal(same.Labels, val.Labels) || !close(same.Values, val.Values) {
+		t.Error("other validation images")
+	}
+	counts := make([]int, 3)
+	for i, label := range part.Labels {
+		counts[label]++
+		row := part.Values[i*part.Width : (i+1)*part.Width]
+		found := false
+		for k := range in.Labels {
+			found = found || in.Labels[k] == label && close(in.Values[k*in.Width:(k+1)*in.Width], row)
+		}
+		if !found {
+			t.Fatalf("row %d is not that of a training image", i)
+		}
+	}
+	if slices.Min(counts) < featureChunk/5 {
+		t.Errorf("%v images of the classes: the order is not random", counts)
+	}
+}
+
+// close reports whether the values are equal within rounding.
+func close(a, b []float32) bool {
+	for i := range a {
+		if math.Abs(float64(a[i]-b[i])) > 1e-4 {
+			return false
+		}
+	}
+	return len(a) == len(b)
 }

@@ -357,13 +357,20 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 				}
 				return ""
 			}
-			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\t"+column("learning rate")+"validation accuracy\tvalidation loss\t")
+			by := c.Tune.Train.Select
+			selected := func(text string) string { // of the metric that chose, if the table has it nowhere else
+				if by == objective.ByBalanced || by == objective.ByMacroF1 {
+					return text + "\t"
+				}
+				return ""
+			}
+			fmt.Fprintln(w, "budget\ttuned parameters\tof backbone\t"+column("learning rate")+"validation accuracy\tvalidation loss\t"+selected("validation "+string(by)))
 			for _, c := range r.Candidates {
 				mark := ""
 				if len(r.Candidates) > 1 && c.Budget == r.Budget && c.LR == r.LR {
 					mark = "chosen"
 				}
-				fmt.Fprintf(w, "%s\t%d\t%s\t%s%s\t%.4f\t%s\n", budgetName(c.Budget.String()), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), column(textOf(c.LR)), wording.Percent(c.ValAccuracy), c.ValLoss, mark)
+				fmt.Fprintf(w, "%s\t%d\t%s\t%s%s\t%.4f\t%s%s\n", budgetName(c.Budget.String()), c.Counts.Tuned(), share(c.Counts.Tuned(), m.Config), column(textOf(c.LR)), wording.Percent(c.ValAccuracy), c.ValLoss, selected(wording.Percent(c.Selected(by))), mark)
 			}
 		}) + "\n"
 	}

@@ -40,6 +40,9 @@ func (f *facts) addChoices(c *spt.Choices, o run.TuneOptions) {
 		}
 		f.add("augmentation", "%s after %d steps", text, c.Augment[0].Steps)
 	}
+	if c.MaxImages > 0 {
+		f.add("note", "the time allows only %d images of each split; all others are not read", c.MaxImages)
+	}
 	if c.Tuning != "" {
 		f.add("note", "the time is too short for %s, so the result will be a linear probe", c.Tuning)
 	}

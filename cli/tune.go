@@ -173,7 +173,6 @@ result of a run without a stop.
 			return err
 		}
 		defer end()
-		c.Tune.Began = began // Effective has cleared it
 		result, err := task.Tune(ctx, c.Tune, o.out, a.watch(report))
 		p.close()
 		if err != nil {

@@ -52,6 +52,10 @@ type OpenOptions struct {
 	// on the paths below the root, but not on the order of the lists. Default: 0.
 	Seed uint64
 
+	// MaxImages is the largest number of images of each split; see [Dataset.Limit], which Open calls
+	// with Seed. Zero means no limit.
+	MaxImages int
+
 	// SkipBadImages removes bad images from the data set and lists them in Dataset.Skipped. Open
 	// removes missing images, and Dataset.CheckImages removes broken images. Default: false, and a
 	// bad image is an error.
@@ -169,6 +173,9 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 	}
 	d.splitMissing(g.val == nil, g.test == nil, valFraction, testFraction, o.Seed)
 	d.Split += g.note
+	if o.MaxImages > 0 {
+		return d.Limit(o.MaxImages, o.Seed)
+	}
 	return d, nil
 }
 

@@ -15,6 +15,8 @@ var (
 	blocks  = []string{"drop-path", "head-learning-rate"}
 	scoring = slices.Concat(blocks, []string{"from-block", "budget", "scores-file", "keep-scores", "criterion", "score-batches", "score-batch-size", "alpha", "beta"})
 	modules = []string{"rank", "dropout", "module-drop-path", "init"}
+	// modules without scores
+	uniform = slices.Concat(blocks, modules, []string{"budget", "from-block"})
 )
 
 // headRates are the learning rates among which validation chooses for methods that tune only the
@@ -54,9 +56,39 @@ func catalogue() []Row {
 		}, {
 			Name:    "NAME",
 			Summary: "the module NAME on every matrix of every block",
-			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751",
-			options: slices.Concat(blocks, modules, []string{"budget", "from-block"}),
-			tunes:   uniform,
+			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751; there on fewer matrices",
+			options: uniform,
+			tunes:   withModules,
+		}, {
+			Name:    "NAME+vectors",
+			Summary: "the module NAME on every matrix of every block, and every bias and norm",
+			options: uniform,
+			vectors: true,
+			tunes:   withModules,
+		}, {
+			Name:    "lora-qkv",
+			Summary: "LoRA on q, k and v of every block",
+			Paper:   "where the SPT paper and Zhang et al. 2022, NOAH, arXiv 2206.04673, put LoRA; there q, k and v share A",
+			Module:  "lora",
+			options: uniform,
+			places:  []string{"attn.q", "attn.k", "attn.v"},
+			tunes:   withModules,
+		}, {
+			Name:    "adapter-mlp",
+			Summary: "an adapter after the MLP of every block",
+			Paper:   "where the SPT paper and Zhang et al. 2022, NOAH, arXiv 2206.04673, put adapters",
+			Module:  "adapter",
+			options: uniform,
+			places:  []string{"mlp.fc2"},
+			tunes:   withModules,
+		}, {
+			Name:    "houlsby",
+			Summary: "adapters after the attention and after the MLP of every block",
+			Paper:   "Houlsby et al. 2019, arXiv 1902.00751",
+			Module:  "adapter",
+			options: uniform,
+			places:  []string{"attn.proj", "mlp.fc2"},
+			tunes:   withModules,
 		}, {
 			Name:     "adaptformer",
 			Summary:  "a bottleneck beside the MLP of every block",
@@ -91,6 +123,13 @@ func catalogue() []Row {
 			options: slices.Concat(blocks, []string{"from-block"}),
 			merges:  true,
 			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return biases(c), nil },
+		}, {
+			Name:    "norm",
+			Summary: "every norm",
+			Paper:   "Basu et al. 2023, Strong Baselines for Parameter Efficient Few-Shot Fine-Tuning, arXiv 2304.01917",
+			options: slices.Concat(blocks, []string{"from-block"}),
+			merges:  true,
+			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return norms(c), nil },
 		}, {
 			Name:    "partial-K",
 			Summary: "the last K blocks and all layers after them",

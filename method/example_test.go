@@ -18,11 +18,16 @@ func ExampleCatalogue() {
 	}
 	// Output:
 	// NAME         the module NAME on every matrix of every block
+	// NAME+vectors the module NAME on every matrix of every block, and every bias and norm
+	// lora-qkv     LoRA on q, k and v of every block
+	// adapter-mlp  an adapter after the MLP of every block
+	// houlsby      adapters after the attention and after the MLP of every block
 	// adaptformer  a bottleneck beside the MLP of every block
 	// vpt-shallow  prompts before the first block
 	// vpt-deep     prompts before every block
 	// ssf          a scale and a shift for the output of every operation
 	// bitfit       every bias
+	// norm         every norm
 	// partial-K    the last K blocks and all layers after them
 	// mlp-K        a head of K layers
 	// linear       the head alone

@@ -135,6 +135,7 @@ const (
 
 	sptPrefix        = "spt-"
 	structuredSuffix = "-structured"
+	vectorsSuffix    = "+vectors"
 )
 
 // Row is a row of the catalogue. It describes a method, or a family of methods whose names differ
@@ -163,7 +164,7 @@ type Row struct {
 	// Method is the name of the method. Only Lookup sets it.
 	Method Method
 	// Module is the structured module of the method. It is empty for a method without structured
-	// modules. Only Lookup sets it.
+	// modules, and in the row of a family, for which Lookup sets it.
 	Module string
 
 	number   int      // K of the method; only Lookup sets it
@@ -171,6 +172,8 @@ type Row struct {
 	usual    int      // K in lists of methods
 	options  []string // options that the method reads and some other methods do not; see Takes
 	defaults Options
+	places   []string             // operations of a block whose matrices get the module; nil means every matrix
+	vectors  bool                 // every bias and norm is tuned in addition to the modules
 	merges   bool                 // result of Merges for a method without a structured module
 	change   func(*train.Options) // changes the recipe of SPT to the recipe of the method
 	tunes    func(r Row, c backbone.Config, o Options) (peft.Selection, error)
@@ -336,32 +339,11 @@ func (r Row) Select(c backbone.Config, o Options) (peft.Selection, error) {
 	return s, err
 }
 
-// uniform returns the selection with the structured module of r on every matrix.
-func uniform(r Row, c backbone.Config, o Options) (peft.Selection, error) {
-	rank := o.Rank
-	if !o.Budget.IsZero() {
-		parameters, err := o.Budget.Parameters(c.Size())
-		if err != nil {
-			return peft.Selection{}, err
-		}
-		if rank, _, err = rankFor(c, r.Module, parameters, o.FromBlock); err != nil {
-			return peft.Selection{}, err
-		}
-	}
-	if rank == 0 {
-		rank = min(plan.DefaultRank, c.MaxRank())
-	}
-	if rank < 1 || rank > c.MaxRank() {
-		return peft.Selection{}, option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", rank, c.MaxRank())
-	}
-	return peft.Uniform(c, r.Module, rank), nil
-}
-
 // checkModuleName returns an error if a structured module of that name would add a method whose
 // name is already used.
 func checkModuleName(name string) error {
-	if strings.HasPrefix(name, sptPrefix) || strings.HasSuffix(name, structuredSuffix) {
-		return fmt.Errorf("names that begin with %q or end with %q are reserved for methods of SPT", sptPrefix, structuredSuffix)
+	if strings.HasPrefix(name, sptPrefix) || strings.HasSuffix(name, structuredSuffix) || strings.HasSuffix(name, vectorsSuffix) {
+		return fmt.Errorf("names that begin with %q, or end with %q or %q, are reserved for methods that use modules", sptPrefix, structuredSuffix, vectorsSuffix)
 	}
 	for _, r := range rows {
 		if r.isFamily(nameVariable) {

@@ -2,11 +2,13 @@ package method
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/peft"
+	"github.com/sptune/spt/plan"
 )
 
 // biases returns the selection of every bias of the backbone, the biases of norms and of the patch
@@ -47,18 +49,77 @@ func whole(c backbone.Config, choose func(backbone.Param) bool) (s peft.Selectio
 	return s
 }
 
-// rankFor returns the largest rank at which modules on every matrix from the given block on have at
-// most budget parameters, and the number of parameters at that rank.
-func rankFor(c backbone.Config, module string, budget, fromBlock int) (rank, cost int, err error) {
-	m, err := peft.Lookup(module)
+// norms returns the selection of every norm: their weights and biases.
+func norms(c backbone.Config) peft.Selection {
+	return whole(c, func(p backbone.Param) bool { return isVector(p) && p.Norm })
+}
+
+// withModules returns the selection with the structured module of r on the matrices of r.places,
+// and with every bias and norm if r.vectors is set.
+func withModules(r Row, c backbone.Config, o Options) (peft.Selection, error) {
+	if len(r.matrices(c, 0)) == 0 {
+		return peft.Selection{}, fmt.Errorf("method %s puts its modules on the matrices %s of each block, and the backbone has none of them; choose another method", r.Method, strings.Join(r.places, ", "))
+	}
+	rank := o.Rank
+	if !o.Budget.IsZero() {
+		parameters, err := o.Budget.Parameters(c.Size())
+		if err != nil {
+			return peft.Selection{}, err
+		}
+		if rank, _, err = r.rankFor(c, parameters, o.FromBlock); err != nil {
+			return peft.Selection{}, err
+		}
+	}
+	if rank == 0 {
+		rank = min(plan.DefaultRank, c.MaxRank())
+	}
+	if rank < 1 || rank > c.MaxRank() {
+		return peft.Selection{}, option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", rank, c.MaxRank())
+	}
+	s := peft.Selection{Module: r.Module, Rank: rank}
+	if r.vectors {
+		s = whole(c, isVector)
+		s.Module, s.Rank = r.Module, rank
+	}
+	for _, p := range r.matrices(c, 0) {
+		s.Structured = append(s.Structured, p.Name)
+	}
+	return s, nil
+}
+
+// isVector reports whether p is a bias, or the weight or bias of a norm, that SPT can tune whole.
+func isVector(p backbone.Param) bool { return p.Role == backbone.Scored && len(p.Shape) == 1 }
+
+// matrices returns the matrices that get the module of the method, from the given block on.
+func (r Row) matrices(c backbone.Config, fromBlock int) (out []backbone.Param) {
+	for _, p := range c.ParamsFrom(fromBlock) {
+		operation := strings.TrimSuffix(strings.TrimPrefix(p.Name, backbone.Block(p.Name)+"."), ".weight")
+		if p.Matrix() && (r.places == nil || slices.Contains(r.places, operation)) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// rankFor returns the largest rank at which the method tunes at most budget parameters from the
+// given block on, and the number of parameters at that rank.
+func (r Row) rankFor(c backbone.Config, budget, fromBlock int) (rank, cost int, err error) {
+	m, err := peft.Lookup(r.Module)
 	if err != nil {
 		return 0, 0, err
 	}
-	total := func(rank int) (n int) {
+	matrices, vectors := r.matrices(c, fromBlock), 0
+	if r.vectors {
 		for _, p := range c.ParamsFrom(fromBlock) {
-			if p.Matrix() {
-				n += m.Count(p.Shape[1], p.Shape[0], rank)
+			if isVector(p) {
+				vectors += p.Size()
 			}
+		}
+	}
+	total := func(rank int) int {
+		n := vectors
+		for _, p := range matrices {
+			n += m.Count(p.Shape[1], p.Shape[0], rank)
 		}
 		return n
 	}
@@ -66,7 +127,7 @@ func rankFor(c backbone.Config, module string, budget, fromBlock int) (rank, cos
 		rank++
 	}
 	if rank == 0 {
-		return 0, 0, option.Errorf("budget", "%s on every matrix needs %d parameters at rank 1, more than the budget of %d; raise the budget", module, total(1), budget)
+		return 0, 0, option.Errorf("budget", "method %s needs %d parameters at rank 1, more than the budget of %d; raise the budget", r.Method, total(1), budget)
 	}
 	return rank, total(rank), nil
 }

@@ -177,7 +177,7 @@ func (c *Config) forget(n *yamlfile.Node) {
 	}
 	old := c.Data
 	if old.Samples != "" && yamlfile.Key(d, "path") != nil {
-		c.Data = DataConfig{ValFraction: old.ValFraction, TestFraction: old.TestFraction, SplitSeed: old.SplitSeed, SkipBadImages: old.SkipBadImages, Images: old.Images}
+		c.Data = DataConfig{ValFraction: old.ValFraction, TestFraction: old.TestFraction, SplitSeed: old.SplitSeed, MaxImages: old.MaxImages, SkipBadImages: old.SkipBadImages, Images: old.Images}
 	}
 	if c.Tune.Train.ClassWeights != "" { // Task.Effective has filled in the values
 		c.Tune.Train.ClassWeightValues = nil

@@ -40,6 +40,9 @@ type DataConfig struct {
 	TestFraction float64 `json:"test_fraction"`
 	// SplitSeed is the seed with which the images of these splits are drawn.
 	SplitSeed uint64 `json:"split_seed"`
+	// MaxImages is the largest number of images of each split. The images are drawn with SplitSeed;
+	// see dataset.Dataset.Limit. Zero means no limit.
+	MaxImages int `json:"max_images,omitempty"`
 	// SkipBadImages skips images that are missing or broken. Default: such an image is an error.
 	SkipBadImages bool `json:"skip_bad_images"`
 
@@ -119,7 +122,7 @@ func (c DataConfig) Open(ctx context.Context) (*dataset.Dataset, error) {
 	if c.ValFraction+c.TestFraction >= 1 {
 		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave no images for training; give fractions whose sum is below 1", c.ValFraction, c.TestFraction)}
 	}
-	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses}
+	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, MaxImages: c.MaxImages, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses}
 	if c.Task != "" {
 		known, err := dataset.FindKnown(c.Task)
 		if err != nil {
@@ -158,7 +161,7 @@ func (c *DataConfig) Record(d *dataset.Dataset) {
 	if c.Path == "" { // the data set was opened by the program
 		o := d.Options
 		c.Path, c.ImageColumn, c.LabelColumn, c.ValFraction, c.TestFraction = d.Root, o.ImageColumn, o.LabelColumn, o.ValFraction, o.TestFraction
-		c.SplitSeed, c.SkipBadImages, c.GivenClasses = o.Seed, o.SkipBadImages, o.Classes
+		c.SplitSeed, c.MaxImages, c.SkipBadImages, c.GivenClasses = o.Seed, o.MaxImages, o.SkipBadImages, o.Classes
 		c.ImageRoot, c.ImageSuffix = o.ImageRoot, o.ImageSuffix
 	}
 	c.Layout, c.Split, c.Samples = d.Layout, d.Split, d.Fingerprint()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/internal/yamlfile"
@@ -234,14 +235,27 @@ func (m *maker) configure(ctx context.Context, nodes []*yamlfile.Node, validate 
 		return Config{}, fmt.Errorf("select chooses on validation images, and data set %s has none; give a validation split, or leave select out", at.task.Data().Name)
 	case validate:
 		c.Tune.ValidationOnly, c.Tune.NoValidation, c.Tune.PaperProtocol = true, false, false
-	case !given && !c.Tune.ValidationOnly:
-		// A run with nothing to choose needs no validation.
+	case !given && !c.Tune.ValidationOnly && c.Tune.Recipe != run.RecipeAuto:
+		// A run with nothing to choose needs no validation, except for an early stop.
 		c.Tune.NoValidation = len(c.Tune.Budgets) < 2 && len(c.Tune.LRs) < 2
+	}
+	model, data := at.model, at.data
+	if c.Tune.Recipe == run.RecipeAuto {
+		// The jobs must not depend on the speed of the machine that plans them.
+		if c.Tune.TimeLimit > 0 {
+			return Config{}, fmt.Errorf("a time limit of %g s: runs with a time limit depend on the speed of the machine, so a sweep cannot compare them; leave time_limit out", c.Tune.TimeLimit)
+		}
+		chosen := c
+		if _, _, err := at.task.Prepare(ctx, &chosen, m.report); err != nil {
+			return Config{}, err
+		}
+		chosen.Tune.Began = time.Time{}
+		c.Tune, model.ImageSize, data.Images = chosen.Tune, chosen.Model.ImageSize, chosen.Data.Images
 	}
 	if c.Tune, err = at.task.Effective(c.Tune); err != nil {
 		return Config{}, err
 	}
-	return Config{Model: at.model, Data: at.data, Compute: c.Compute, Objective: c.Objective, Tune: c.Tune}, nil
+	return Config{Model: model, Data: data, Compute: c.Compute, Objective: c.Objective, Tune: c.Tune}, nil
 }
 
 // open opens the backbone and the data set of a configuration on the processor, whatever its
