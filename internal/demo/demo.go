@@ -92,7 +92,7 @@ const rank = 4
 
 // These are the defaults of Options.
 const (
-	DefaultTask   = "fractals"
+	DefaultTask   = "surfaces"
 	DefaultEpochs = 10
 )
 

@@ -42,8 +42,8 @@ func TestEmbeddedModel(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%.1f %% of %d fresh images, loss %.2f (chance %.2f)", 100*e.Accuracy, e.Images, e.Loss, math.Log(760))
-	if e.Accuracy < 0.4 || e.Loss > 2 {
-		t.Errorf("accuracy %.3f, loss %.2f: expected at least 0.4 and at most 2", e.Accuracy, e.Loss)
+	if e.Accuracy < 0.2 || e.Loss > 3 {
+		t.Errorf("accuracy %.3f, loss %.2f: expected at least 0.2 and at most 3", e.Accuracy, e.Loss)
 	}
 }
 
