@@ -21,12 +21,12 @@ func ExampleLoad() {
 		fmt.Println(p.Name, p.Shape)
 	}
 	// Output:
-	// ViT 6×64, 2 heads, patch 4, 32 px
-	// parameters without the head: 307392
+	// ViT 6×128, 4 heads, patch 8, 64 px
+	// parameters without the head: 1223040
 	// unused: [head.bias head.weight]
-	// cls_token [1 1 64]
-	// pos_embed [1 65 64]
-	// patch_embed.proj.weight [64 3 4 4]
+	// cls_token [1 1 128]
+	// pos_embed [1 65 128]
+	// patch_embed.proj.weight [128 3 8 8]
 }
 
 // A configuration holds the fields that are common to all architectures. Its Form holds the fields

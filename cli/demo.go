@@ -16,9 +16,10 @@ import (
 	"github.com/sptune/spt/report"
 )
 
-// demoNext is the text that demo prints after the table.
+// demoNext is the text that demo prints after the table. It has the number of training images of
+// each class.
 const demoNext = `
-Each method trained once on the 800 training images; the table shows its last
+Each method trained once on %d images of each class; the table shows its last
 epoch. More epochs and the other methods and tasks: spt demo --help
 Your own images, with a pretrained ViT from a safetensors file:
   spt tune --model vit.safetensors --data DIR
@@ -32,7 +33,7 @@ func demoCommand(a *app) *cobra.Command {
 		Long: `Tunes the embedded backbone, a small pretrained ViT, on a synthetic task with one method after
 the other, and compares accuracy, tuned parameters and time. The command needs no files. It
 leaves a page with the curves, the mistakes and the tuned parameters of each method.`,
-		Example: "  spt demo --task location --method linear,spt-lora",
+		Example: "  spt demo --task silhouettes --method linear,spt-lora",
 		Args:    noArguments,
 	}
 	addFlags(cmd, flags)
@@ -80,7 +81,7 @@ leaves a page with the curves, the mistakes and the tuned parameters of each met
 		if page != "" {
 			text += "\n" + reportFact(page).String()
 		}
-		return a.write(text + demoNext)
+		return a.write(text + fmt.Sprintf(demoNext, demo.TrainPerClass))
 	})
 	return cmd
 }

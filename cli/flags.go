@@ -121,7 +121,7 @@ func flagTable() []flagRow {
 			kind: "NAME", values: taskNames, closed: true,
 			field: func(o *options) any { return &o.config.Data.Task }},
 		{name: "task", on: "demo", group: dataGroup, common: true,
-			help: "the synthetic task: count, orientation or location",
+			help: "the synthetic task: " + or(demo.Tasks()),
 			kind: "NAME", values: demo.Tasks, closed: true, def: demo.DefaultTask,
 			field: func(o *options) any { return &o.demo.Task }},
 		{name: "layout", on: "tune score train eval data-verify data-diff", group: dataGroup, common: true,

@@ -21,7 +21,7 @@ func ExampleOpen() {
 	fmt.Println("it has a head:", c.Head)
 	// Output:
 	// it is a checkpoint
-	// safetensors with 80 tensors of 322992 values
-	// its backbone is a ViT 6×64, 2 heads, patch 4, 32 px
+	// safetensors with 80 tensors of 1321080 values
+	// its backbone is a ViT 6×128, 4 heads, patch 8, 64 px
 	// it has a head: true
 }

@@ -50,5 +50,5 @@ func ExampleScore() {
 	// Output:
 	// score: 8 of 16 images
 	// score: 16 of 16 images
-	// blocks.0.attn.q.weight [64 64] has 4096 scores
+	// blocks.0.attn.q.weight [128 128] has 16384 scores
 }

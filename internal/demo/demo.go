@@ -1,6 +1,6 @@
 // Package demo fine-tunes a backbone without any file. The backbone is a small ViT that is embedded
-// in the binary, and the tasks are synthetic. They resemble the structured group of the benchmark
-// VTAB. The command 'spt demo' uses this package.
+// in the binary, and the tasks are synthetic: a few images of each of 16 new classes, or a question
+// that the pretraining did not ask. The command 'spt demo' uses this package.
 //
 // [Run] compares methods on a task. [Data] returns the images of a task. [Pretrain] is the program
 // that made the weights of the embedded backbone, for the command 'spt pretrain'.
@@ -38,21 +38,29 @@ func Tasks() []string {
 // Data returns the data set of a synthetic task. train, val and test are the numbers of images in
 // the splits. The same arguments give the same images. An unknown task is an error.
 func Data(task string, train, val, test int, seed uint64) (*dataset.Dataset, error) {
-	for _, t := range synth.Tasks() {
-		if t.Name != task {
-			continue
-		}
-		draw := func(split string, n int) []dataset.Sample {
-			var out []dataset.Sample
-			for i := range n {
-				pix, label := t.Image(seed, split, i, synth.DefaultSize)
-				out = append(out, dataset.Sample{Image: &dataset.RGB{Width: synth.DefaultSize, Height: synth.DefaultSize, Pix: pix}, Target: dataset.Class(label)})
-			}
-			return out
-		}
-		return dataset.New(task, t.Classes, draw("train", train), draw("val", val), draw("test", test))
+	t, err := lookup(task)
+	if err != nil {
+		return nil, err
 	}
-	return nil, option.Unknown("task", "demo task", task, Tasks())
+	draw := func(split string, n int) []dataset.Sample {
+		var out []dataset.Sample
+		for i := range n {
+			pix, label := t.Image(seed, split, i, synth.DefaultSize)
+			out = append(out, dataset.Sample{Image: &dataset.RGB{Width: synth.DefaultSize, Height: synth.DefaultSize, Pix: pix}, Target: dataset.Class(label)})
+		}
+		return out
+	}
+	return dataset.New(task, t.Classes, draw("train", train), draw("val", val), draw("test", test))
+}
+
+// lookup returns the task with a name.
+func lookup(name string) (synth.Task, error) {
+	for _, t := range synth.Tasks() {
+		if t.Name == name {
+			return t, nil
+		}
+	}
+	return synth.Task{}, option.Unknown("task", "demo task", name, Tasks())
 }
 
 // Options configures [Run].
@@ -78,18 +86,23 @@ type Options struct {
 	Compute run.ComputeConfig
 }
 
-// rank is the rank of the SPT modules. It is half of the rank in the paper, for matrices a twelfth
-// as wide.
+// rank is the rank of the SPT modules. It is half of the rank in the paper, for matrices a sixth as
+// wide.
 const rank = 4
 
-// These are the defaults of Options, and the number of images in each split. The training and
-// validation splits are as large as in VTAB-1k.
+// These are the defaults of Options.
 const (
-	DefaultTask   = "location"
+	DefaultTask   = "surfaces"
 	DefaultEpochs = 10
-	trainImages   = 800
-	valImages     = 200
-	testImages    = 400
+)
+
+// TrainPerClass is the number of training images of each class in [Run].
+const TrainPerClass = 25
+
+// valPerClass and testPerClass are the numbers of the other images of each class in Run.
+const (
+	valPerClass  = 10
+	testPerClass = 25
 )
 
 // DefaultBudget is the default of Options.Budget.
@@ -138,7 +151,12 @@ func Run(ctx context.Context, o Options, events func(m method.Method, e progress
 	if events == nil {
 		events = func(method.Method, progress.Event) {}
 	}
-	data, err := Data(o.Task, trainImages, valImages, testImages, o.Seed)
+	synthetic, err := lookup(o.Task)
+	if err != nil {
+		return nil, err
+	}
+	n := len(synthetic.Classes)
+	data, err := Data(o.Task, n*TrainPerClass, n*valPerClass, n*testPerClass, o.Seed)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ const Name = "demo"
 var weights []byte
 
 // Model returns the embedded backbone with a new head for numClasses classes. If numClasses is 0,
-// it keeps the head for the 240 pretraining classes.
+// it keeps the head for the 760 pretraining classes.
 func Model(numClasses int) (*backbone.Model, error) {
 	f, err := checkpoint.NewFile(bytes.NewReader(weights), int64(len(weights)), Name)
 	if err != nil {

@@ -1,9 +1,15 @@
 package synth
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+	"strconv"
+	"sync"
+)
 
-// Class is one class of the pretraining. All objects in an image of the class have the same shape
-// and texture. Their positions follow the arrangement.
+// Class is one class of the pretraining: a scene, or a form in a tint.
+//
+// In a scene, all objects have the same shape and texture, and their positions follow the
+// arrangement. Form and Tint are empty.
 type Class struct {
 	// Shape is disc, square, triangle, star, ring, cross, bar or crescent.
 	Shape string
@@ -12,6 +18,12 @@ type Class struct {
 	// Arrangement is single, pair (side by side), stack (one above the other), grid (two by two) or
 	// ring (five objects).
 	Arrangement string
+
+	// Form is fractal, silhouette or surface, with a number from 0. Shape, Texture and Arrangement
+	// are empty.
+	Form string
+	// Tint is red, yellow, green, blue, violet or grey.
+	Tint string
 }
 
 // arrangement defines the positions of a group of objects. Lengths are in units of the extent of
@@ -41,17 +53,50 @@ var arrangements = []arrangement{
 	{"ring", pentagon[:], 0.5, vector{1.5, 1.5}, 0.3, 0.33},
 }
 
-// Classes returns the 240 classes: 8 shapes by 6 textures by 5 arrangements. The order is fixed.
-// The index of a class is (shape·6 + texture)·5 + arrangement. The values are numbered from 0, in
-// the order in which the comments on the fields of [Class] list them.
+// scenes is the number of classes that are scenes.
+var scenes = len(shapes) * len(textures) * len(arrangements)
+
+// tintsOfForm is the number of tints of each form.
+const tintsOfForm = 2
+
+// tinted is a class that is a form in a tint.
+type tinted struct {
+	name string
+	form form
+	tint tint
+}
+
+// forms returns the classes that are forms: 120 fractals, 80 silhouettes and 60 surfaces, each in
+// two of the six tints.
+var forms = sync.OnceValue(func() []tinted {
+	var out []tinted
+	for _, k := range formKinds {
+		for i := range k.count {
+			r := source("pretraining form", k.name, uint64(i))
+			f := k.draw(r)
+			for _, t := range r.Perm(len(tints))[:tintsOfForm] {
+				out = append(out, tinted{k.name + " " + strconv.Itoa(i), f, tints[t]})
+			}
+		}
+	}
+	return out
+})
+
+// Classes returns the 760 classes. The order is fixed. The first 240 are scenes: 8 shapes by 6
+// textures by 5 arrangements. The index of a scene is (shape·6 + texture)·5 + arrangement. The
+// values are numbered from 0, in the order in which the comments on the fields of [Class] list
+// them. The forms follow, each in two tints.
 func Classes() []Class {
 	var classes []Class
 	for _, s := range shapes {
 		for _, t := range textures {
 			for _, a := range arrangements {
-				classes = append(classes, Class{s.name, t.name, a.name})
+				classes = append(classes, Class{Shape: s.name, Texture: t.name, Arrangement: a.name})
 			}
 		}
+	}
+	for _, f := range forms() {
+		classes = append(classes, Class{Form: f.name, Tint: f.tint.name})
 	}
 	return classes
 }
@@ -61,7 +106,7 @@ func Classes() []Class {
 // documentation. Images with different indexes or classes are independent. Each seed gives another
 // data set. The result is nil if the class does not exist or if size is below 1.
 func Pretraining(seed uint64, index int, class int, size int) []uint8 {
-	if class < 0 || class >= len(shapes)*len(textures)*len(arrangements) {
+	if class < 0 || class >= scenes+len(forms()) {
 		return nil
 	}
 	r := source("pretraining", "", seed, uint64(index), uint64(class))
@@ -69,8 +114,17 @@ func Pretraining(seed uint64, index int, class int, size int) []uint8 {
 	return s.render(r, size)
 }
 
+// pretrainingLean is the greatest slope of a form. It is 19°: a form keeps its direction, so the
+// backbone learns directions.
+const pretrainingLean = 0.35
+
 // pretrainingScene draws a scene of a class.
 func pretrainingScene(r *rand.Rand, class int) scene {
+	if class >= scenes {
+		f, s := forms()[class-scenes], anyScene(r)
+		f.form(r, &s, pretrainingLean, palette(r, &s, f.tint.colour))
+		return s
+	}
 	a := arrangements[class%len(arrangements)]
 	class /= len(arrangements)
 	t, outline := textures[class%len(textures)], shapes[class/len(textures)]

@@ -93,6 +93,7 @@ type scene struct {
 	ground  ground
 	clutter []object // objects of the background
 	objects []object // objects that the label describes
+	cloud   *cloud   // fractal that the label describes, or nil
 	gain    float64  // factor on the contrast around mid-grey
 	noise   float64  // half-width of the uniform noise of each pixel
 }
@@ -121,6 +122,9 @@ func (s *scene) render(r *rand.Rand, size int) []uint8 {
 	}
 	for i := range s.objects {
 		s.objects[i].paint(canvas, size)
+	}
+	if s.cloud != nil {
+		s.cloud.paint(canvas, size)
 	}
 	pixels := make([]uint8, 0, 3*len(canvas))
 	for _, c := range canvas {

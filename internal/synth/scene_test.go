@@ -9,7 +9,7 @@ import (
 // plain returns s with a flat background and without clutter, contrast and noise. Every pixel that
 // differs from the background then belongs to an object.
 func plain(s scene) scene {
-	return scene{ground: ground{base: s.ground.base}, objects: s.objects, gain: 1}
+	return scene{ground: ground{base: s.ground.base}, objects: s.objects, cloud: s.cloud, gain: 1}
 }
 
 // mask reports for each pixel of the plain scene whether it shows an object: [row][column].
@@ -74,7 +74,7 @@ func TestCountIsTheNumberOfRegions(t *testing.T) {
 		for index := range 25 {
 			s := countScene(source("test", "", uint64(label), uint64(index)), label)
 			if got := regions(mask(s, 64)); got != label+1 {
-				t.Errorf("image %d of label %q: %d regions", index, Tasks()[0].Classes[label], got)
+				t.Errorf("image %d of label %q: %d regions", index, taskNamed(t, "count").Classes[label], got)
 			}
 		}
 	}
@@ -83,7 +83,7 @@ func TestCountIsTheNumberOfRegions(t *testing.T) {
 // TestOrientationIsThatOfTheFarPoints measures the direction of a pointer from its mask. The
 // farthest points from the centroid lie in this direction. They dominate a high moment of the mask.
 func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
-	for label, name := range Tasks()[1].Classes {
+	for label, name := range taskNamed(t, "orientation").Classes {
 		for index := range 25 {
 			objects := mask(orientationScene(source("test", "", uint64(label), uint64(index)), label), 128)
 			centre, _ := centroid(objects)
@@ -107,7 +107,7 @@ func TestOrientationIsThatOfTheFarPoints(t *testing.T) {
 }
 
 func TestLocationIsTheCellOfTheCentroid(t *testing.T) {
-	for label, name := range Tasks()[2].Classes {
+	for label, name := range taskNamed(t, "location").Classes {
 		for index := range 25 {
 			s := locationScene(source("test", "", uint64(label), uint64(index)), label)
 			// A disc replaces the crescent, whose centroid is not its centre.
@@ -127,8 +127,8 @@ func TestLocationIsTheCellOfTheCentroid(t *testing.T) {
 }
 
 // TestEveryClassIsDrawnAndIsDifferent draws all classes from the same random numbers, so they
-// differ only in shape, texture or arrangement. It checks that no image is blank and that any two
-// images differ.
+// differ only in shape, texture and arrangement, or in form and tint. It checks that no image is
+// blank and that any two images differ.
 func TestEveryClassIsDrawnAndIsDifferent(t *testing.T) {
 	const size = 32
 	var images [][]uint8
@@ -171,12 +171,13 @@ func TestArrangementsHoldTheirNumberOfObjects(t *testing.T) {
 }
 
 // TestSizesShowTheSameScene checks that a small image looks like a large image of the same scene
-// that is scaled down. Antialiasing has this effect.
+// that is scaled down. Antialiasing has this effect. Fractals and surfaces have details that a
+// small image cannot show.
 func TestSizesShowTheSameScene(t *testing.T) {
 	const size, factor = 32, 8
 	var sum, worst, images float64
 	// A stride of 3 reaches every shape, texture and arrangement.
-	for class := 0; class < len(Classes()); class += 3 {
+	for class := 0; class < scenes; class += 3 {
 		s := pretrainingScene(source("test", "", uint64(class)), class)
 		s.noise = 0
 		small, large := s.render(source("", ""), size), s.render(source("", ""), size*factor)

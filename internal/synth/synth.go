@@ -3,21 +3,26 @@
 //
 // The package has two parts:
 //
-//   - [Pretraining] draws images for pretraining. Each class of [Classes] is a shape, filled with a
-//     texture, in an arrangement. To distinguish the classes, a model needs the features of a
-//     general backbone: outlines, textures, relative positions, numbers.
-//   - [Tasks] returns small downstream tasks like those in the structured group of VTAB: count
+//   - [Pretraining] draws images for pretraining. A class of [Classes] is a scene or a form. In a
+//     scene, a shape with a texture is repeated in an arrangement. A form is a fractal, a silhouette
+//     or a surface in a tint. To distinguish the classes, a model needs the features of a general
+//     backbone: outlines, textures, colours, relative positions, numbers.
+//   - [Tasks] returns small downstream tasks. Three of them have new forms as classes: fractals,
+//     silhouettes, surfaces. Three are like those in the structured group of VTAB: count
 //     (clevr_count), orientation (dsprites_ori), location (dsprites_loc). Pretraining does not need
 //     location and orientation, and needs the count only in part. So the tasks need tuning.
+//
+// Fractals follow FractalDB and its form with one instance for each class: an iterated function
+// system with perturbed coefficients (fractal.go). Silhouettes follow visual atoms (silhouette.go).
 //
 // Images of one class differ in all other properties: colours, position, scale, rotation, shading
 // and clutter of the background, contrast, and noise.
 //
 // An image is drawn in two steps. First a scene is drawn at random: a background and a list of
-// objects. An object is a shape (shape.go) with a texture (texture.go). All lengths are fractions
-// of the side of the image. Then the scene is rendered (scene.go) from signed distances, with edges
-// that are one pixel wide. A scene can be rendered at any size. The shapes are designed for images
-// of 32 to 224 pixels.
+// objects. An object is a shape (shape.go) with a texture (texture.go or surface.go). All lengths
+// are fractions of the side of the image. Then the scene is rendered (scene.go) from signed
+// distances, with edges that are one pixel wide. A scene can be rendered at any size. The shapes
+// are designed for images of 32 to 224 pixels.
 //
 // # Reproducibility
 //
@@ -39,7 +44,7 @@ import (
 )
 
 // DefaultSize is the side, in pixels, of the images that the embedded backbone is pretrained on.
-const DefaultSize = 32
+const DefaultSize = 64
 
 // source returns the random generator of one image, or of one block of labels. Its seed is a hash
 // of all arguments.

@@ -11,8 +11,8 @@ import (
 
 func TestClasses(t *testing.T) {
 	classes := Classes()
-	if len(classes) != 240 {
-		t.Fatalf("%d classes, want 240", len(classes))
+	if len(classes) != 760 {
+		t.Fatalf("%d classes, want 760", len(classes))
 	}
 	index := map[Class]int{}
 	for i, c := range classes {
@@ -22,34 +22,48 @@ func TestClasses(t *testing.T) {
 		index[c] = i
 	}
 	for c, want := range map[Class]int{
-		{"disc", "solid", "single"}:      0,
-		{"disc", "solid", "ring"}:        4,
-		{"disc", "horizontal", "single"}: 5,
-		{"square", "solid", "single"}:    30,
-		{"ring", "checker", "stack"}:     (4*6+3)*5 + 2,
-		{"crescent", "gradient", "ring"}: 239,
-		{"triangle", "vertical", "pair"}: (2*6+2)*5 + 1,
+		{Shape: "disc", Texture: "solid", Arrangement: "single"}:      0,
+		{Shape: "disc", Texture: "solid", Arrangement: "ring"}:        4,
+		{Shape: "disc", Texture: "horizontal", Arrangement: "single"}: 5,
+		{Shape: "square", Texture: "solid", Arrangement: "single"}:    30,
+		{Shape: "ring", Texture: "checker", Arrangement: "stack"}:     (4*6+3)*5 + 2,
+		{Shape: "crescent", Texture: "gradient", Arrangement: "ring"}: 239,
+		{Shape: "triangle", Texture: "vertical", Arrangement: "pair"}: (2*6+2)*5 + 1,
 	} {
 		if got, ok := index[c]; !ok || got != want {
 			t.Errorf("%v is class %d (found: %v), want %d", c, got, ok, want)
 		}
+	}
+	forms := map[string]int{}
+	for _, c := range classes[240:] {
+		forms[c.Form]++
+	}
+	for kind, n := range map[string]int{"fractal": 120, "silhouette": 80, "surface": 60} {
+		for i := range n {
+			if name := fmt.Sprintf("%s %d", kind, i); forms[name] != 2 {
+				t.Errorf("%s has %d classes, want 2", name, forms[name])
+			}
+		}
+	}
+	if len(forms) != 260 {
+		t.Errorf("%d forms, want 260", len(forms))
 	}
 }
 
 // TestPinnedImages checks hashes of the images, which are the same on every architecture. If a hash
 // changes, the images are no longer those that the embedded backbone was trained on.
 func TestPinnedImages(t *testing.T) {
-	pretraining := func(seed uint64, size int) uint32 {
+	pretraining := func(seed uint64, size, first, end int) uint32 {
 		sum := crc32.NewIEEE()
-		for class := range Classes() {
+		for class := first; class < end; class++ {
 			sum.Write(Pretraining(seed, class%7, class, size))
 		}
 		return sum.Sum32()
 	}
-	task := func(i, size int) uint32 {
+	task := func(name string, size int) uint32 {
 		sum := crc32.NewIEEE()
 		for index := range 64 {
-			pixels, label := Tasks()[i].Image(1, "train", index, size)
+			pixels, label := taskNamed(t, name).Image(1, "train", index, size)
 			sum.Write(append(pixels, byte(label)))
 		}
 		return sum.Sum32()
@@ -58,16 +72,32 @@ func TestPinnedImages(t *testing.T) {
 		name      string
 		got, want uint32
 	}{
-		{"pretraining, seed 0, 32 px", pretraining(0, 32), 0x98e498ce},
-		{"pretraining, seed 1<<63, 33 px", pretraining(1<<63, 33), 0x77ead4ed},
-		{"count, 32 px", task(0, 32), 0xb69e8188},
-		{"orientation, 48 px", task(1, 48), 0x5e2d691e},
-		{"location, 32 px", task(2, 32), 0x98b9c6c4},
+		{"scenes of the pretraining, seed 0, 32 px", pretraining(0, 32, 0, 240), 0x98e498ce},
+		{"scenes of the pretraining, seed 1<<63, 33 px", pretraining(1<<63, 33, 0, 240), 0x77ead4ed},
+		{"forms of the pretraining, seed 0, 32 px", pretraining(0, 32, 240, 760), 0x97b898ef},
+		{"fractals, 32 px", task("fractals", 32), 0xcd0555f8},
+		{"silhouettes, 32 px", task("silhouettes", 32), 0x569e6c3f},
+		{"surfaces, 64 px", task("surfaces", 64), 0x3b22fc31},
+		{"count, 32 px", task("count", 32), 0xb69e8188},
+		{"orientation, 48 px", task("orientation", 48), 0x5e2d691e},
+		{"location, 32 px", task("location", 32), 0x98b9c6c4},
 	} {
 		if pin.got != pin.want {
 			t.Errorf("%s: CRC-32 is %#08x, want %#08x", pin.name, pin.got, pin.want)
 		}
 	}
+}
+
+// taskNamed returns one of Tasks.
+func taskNamed(t *testing.T, name string) Task {
+	t.Helper()
+	for _, task := range Tasks() {
+		if task.Name == name {
+			return task
+		}
+	}
+	t.Fatalf("there is no task %q", name)
+	return Task{}
 }
 
 // TestImagesDependOnTheirArgumentsOnly draws every image twice: first in order, then concurrently
@@ -76,7 +106,7 @@ func TestImagesDependOnTheirArgumentsOnly(t *testing.T) {
 	var draw []func() []uint8
 	for _, seed := range []uint64{0, 1, 1 << 40} {
 		for _, index := range []int{0, 1, 1 << 20} {
-			for _, class := range []int{0, 1, 239} {
+			for _, class := range []int{0, 239, 240, 480, 759} {
 				draw = append(draw, func() []uint8 { return Pretraining(seed, index, class, 24) })
 			}
 			for _, task := range Tasks() {
@@ -143,12 +173,12 @@ func TestLabelsAreBalancedAndShuffled(t *testing.T) {
 }
 
 func TestNoImageOutsideTheDomain(t *testing.T) {
-	for _, c := range []struct{ class, size int }{{-1, 32}, {240, 32}, {0, 0}, {0, -5}} {
+	for _, c := range []struct{ class, size int }{{-1, 32}, {760, 32}, {0, 0}, {0, -5}} {
 		if got := Pretraining(1, 0, c.class, c.size); got != nil {
 			t.Errorf("class %d at size %d: %d bytes, want none", c.class, c.size, len(got))
 		}
 	}
-	count := Tasks()[0]
+	count := taskNamed(t, "count")
 	if pixels, label := count.Image(1, "train", -1, 32); pixels != nil || label != -1 {
 		t.Errorf("index -1: %d bytes with label %d, want none with -1", len(pixels), label)
 	}

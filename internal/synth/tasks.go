@@ -9,14 +9,19 @@ import (
 // Task is a small classification task for tuning a pretrained backbone. [Tasks] returns the tasks.
 // Do not change their fields, because [Task.Image] depends on them.
 type Task struct {
-	Name    string   // "count", "orientation" or "location"
+	Name    string   // "fractals", "silhouettes", "surfaces", "count", "orientation" or "location"
 	Classes []string // name of each class
 
 	scene func(r *rand.Rand, label int) scene
 }
 
-// Tasks returns the tasks, in this order:
+// Tasks returns the tasks. The classes of the first three are new: they are not in the pretraining.
+// Their images have any colours, and lean up to 45° to each side. The other three ask for
+// properties that the pretraining ignores. The tasks are, in this order:
 //
+//   - fractals: which one of 16 fractals. Chance is 1/16.
+//   - silhouettes: which one of 16 silhouettes. Chance is 1/16.
+//   - surfaces: which one of 16 surfaces. Chance is 1/16.
 //   - count: the number of objects, 1 to 8. The objects are discs, squares and triangles of any
 //     colour, and do not touch each other. Chance is 1/8.
 //   - orientation: the compass direction in which a dart, drop or pin points, one of 8. The object
@@ -24,6 +29,10 @@ type Task struct {
 //   - location: the cell with the centre of the only object, one of 4×4 cells in reading order. The
 //     object has any shape and texture of the pretraining. Chance is 1/16.
 func Tasks() []Task {
+	var tasks []Task
+	for _, k := range formKinds {
+		tasks = append(tasks, formTask(k.name, k.draw))
+	}
 	count := Task{Name: "count", scene: countScene}
 	for n := range mostObjects {
 		count.Classes = append(count.Classes, strconv.Itoa(n+1))
@@ -38,7 +47,7 @@ func Tasks() []Task {
 			location.Classes = append(location.Classes, "row "+strconv.Itoa(row+1)+" column "+strconv.Itoa(column+1))
 		}
 	}
-	return []Task{count, orientation, location}
+	return append(tasks, count, orientation, location)
 }
 
 // Image draws the image with the given index in a split. It returns the pixels, [size, size, 3]
@@ -58,6 +67,25 @@ func (t Task) Image(seed uint64, split string, index int, size int) (pix []uint8
 	r := source(t.Name, split, seed, uint64(index))
 	s := t.scene(r, label)
 	return s.render(r, size), label
+}
+
+// formsOfTask is the number of classes of a task whose classes are forms.
+const formsOfTask = 16
+
+// formTask returns the task to recognise forms of a kind.
+func formTask(kind string, draw func(r *rand.Rand) form) Task {
+	t := Task{Name: kind + "s"}
+	var forms []form
+	for i := range formsOfTask {
+		forms = append(forms, draw(source("task form", kind, uint64(i))))
+		t.Classes = append(t.Classes, kind+" "+strconv.Itoa(i+1))
+	}
+	t.scene = func(r *rand.Rand, label int) scene {
+		s := anyScene(r)
+		forms[label](r, &s, 1, palette(r, &s, anyColour))
+		return s
+	}
+	return t
 }
 
 // mostObjects is the greatest number of objects of the task count.
