@@ -3,9 +3,9 @@
 //
 // The package has two parts:
 //
-//   - [Pretraining] draws images for pretraining. A class of [Classes] is a scene or a form. In a
-//     scene, a shape with a texture is repeated in an arrangement. A form is a fractal, a silhouette
-//     or a surface in a tint. To distinguish the classes, a model needs the features of a general
+//   - [Pretraining] draws images for pretraining. A class of [Classes] is a scene or a form. In
+//     a scene, a shape with a texture is repeated in an arrangement. A form is a fractal, a
+//     silhouette or a surface in a tint. To distinguish the classes, a model needs the features of a general
 //     backbone: outlines, textures, colours, relative positions, numbers.
 //   - [Tasks] returns small downstream tasks. Three of them have new forms as classes: fractals,
 //     silhouettes, surfaces. Three are like those in the structured group of VTAB: count
