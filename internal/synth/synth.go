@@ -5,8 +5,8 @@
 //
 //   - [Pretraining] draws images for pretraining. A class of [Classes] is a scene or a form. In
 //     a scene, a shape with a texture is repeated in an arrangement. A form is a fractal, a
-//     silhouette or a surface in a tint. To distinguish the classes, a model needs the features of a general
-//     backbone: outlines, textures, colours, relative positions, numbers.
+//     silhouette or a surface in a tint. To distinguish the classes, a model needs the features of
+//     a general backbone: outlines, textures, colours, relative positions, numbers.
 //   - [Tasks] returns small downstream tasks. Three of them have new forms as classes: fractals,
 //     silhouettes, surfaces. Three are like those in the structured group of VTAB: count
 //     (clevr_count), orientation (dsprites_ori), location (dsprites_loc). Pretraining does not need
