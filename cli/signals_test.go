@@ -185,7 +185,7 @@ func interruptions() []interruption {
 		{verb: "report", phase: "hashing decoding scoring training downloading", reason: "reads results, and decodes a few images"},
 
 		{verb: "pretrain", phase: "decoding", says: "images of each class", args: "pretrain --out b", absent: []string{"b.training"}},
-		{verb: "pretrain", phase: "training", seconds: 1, args: "pretrain --out b --images-per-class 1 --epochs 1", expect: "spt pretrain --out b .*--resume"},
+		{verb: "pretrain", phase: "training", says: "epoch 1 of 4", args: "pretrain --out b --images-per-class 1 --epochs 4", expect: "spt pretrain --out b .*--resume"},
 		{verb: "pretrain", phase: "evaluating", reason: "validates with the code of train, in an epoch of seconds"},
 		{verb: "pretrain", phase: "opening hashing listing scoring downloading", reason: "reads no files"},
 
