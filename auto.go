@@ -334,7 +334,10 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	}
 	e.Train = step * float64(choices.Steps*choices.Trainings)
 	if training.Patience == 0 && val > 0 {
-		training.Patience = recipe.Patience(max(1, (choices.Steps+perEpoch-1)/perEpoch))
+		epochs := max(1, (choices.Steps+perEpoch-1)/perEpoch)
+		if training.Patience = recipe.Patience(epochs); o.TimeLimit > 0 {
+			training.Patience = max(5, epochs) // the user gave the time; the best epoch is kept
+		}
 	}
 	if training.LR == 0 && len(o.LRs) == 0 {
 		training.LR = recipe.LearningRate(row, max(1, choices.Steps), filled.BatchSize)

@@ -485,8 +485,8 @@ func flagTable() []flagRow {
 			kind: "N", bounds: oneOrMore, auto: "all steps of --epochs", excludes: []string{"epochs"},
 			field: func(o *options) any { return &o.recipe.Steps }},
 		{name: "patience", on: "tune train", group: trainingGroup,
-			help: "stop after this number of epochs without a lower validation loss, and keep the best epoch",
-			kind: "N", bounds: oneOrMore, auto: "with --recipe auto a quarter of the epochs, at least 5; otherwise never stop",
+			help: "stop after this number of epochs without a better validation metric (--select), and keep the best epoch",
+			kind: "N", bounds: oneOrMore, auto: "with --recipe auto half of the epochs, at least 5; otherwise and with --time never stop",
 			field: func(o *options) any { return &o.recipe.Patience }},
 		{name: "from-delta", on: "tune", group: methodGroup, common: true,
 			help: "the run folder of a delta to continue from: the same method tunes the same parameters, from their tuned " +

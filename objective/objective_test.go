@@ -31,16 +31,6 @@ var config = backbone.Config{ImageSize: 8, NumClasses: 3, NumHeads: 2, LayerNorm
 var selection = peft.Selection{Module: "lora", Rank: 2, Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight"},
 	Whole: []string{"cls_token", "blocks.1.norm1.bias"}, Entries: map[string][]int32{"blocks.1.attn.v.weight": {0, 9, 63}}}
 
-func sign(v float32) float32 {
-	switch {
-	case v > 0:
-		return 1
-	case v < 0:
-		return -1
-	}
-	return 0
-}
-
 // samples returns n images. target returns the target for the colour of an image, from 0 to 2.
 func samples(n int, target func(colour int) dataset.Target) []dataset.Sample {
 	out := colours.Samples(n, config.ImageSize, 0)

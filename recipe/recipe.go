@@ -59,9 +59,10 @@ func LearningRate(m method.Row, steps, batch int) float64 {
 // probe on large images with a few steps is better than many steps on small images.
 const LeastSteps = 10
 
-// Patience returns the number of epochs without a lower validation loss after which a training of
-// the given number of epochs stops.
-func Patience(epochs int) int { return max(5, epochs/4) }
+// Patience returns the number of epochs without a better validation metric after which a training
+// of the given number of epochs stops. While the learning rate is high, the metric goes up and
+// down, and it improves again when the rate falls. So half of the epochs have to pass.
+func Patience(epochs int) int { return max(5, (epochs+1)/2) }
 
 // Budget returns the budget for a backbone of the given number of parameters: 0.5 %, but 0.1M on a
 // small backbone, and at most 3 %.

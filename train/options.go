@@ -90,10 +90,10 @@ type Options struct {
 	// large as the others, and that each module has its own mask.
 	Compat string `json:"compat,omitempty"`
 
-	// Patience stops the training after this number of epochs without a lower validation loss. The
-	// result then has the tuned tensors of the epoch with the lowest validation loss, also if the
-	// training was not stopped. It has no effect without validation. Zero means that the training
-	// takes all its steps and the result has the last tuned tensors.
+	// Patience stops the training after this number of epochs without a better validation metric
+	// Select, or an equal one with a lower validation loss. The result then has the tuned tensors
+	// of the best epoch, also if the training was not stopped. It has no effect without validation.
+	// Zero means that the training takes all its steps and the result has the last tuned tensors.
 	Patience int `json:"patience,omitempty"`
 
 	// Seed is the seed of all random numbers: initial values, order of the images, crops, flips,

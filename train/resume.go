@@ -1,6 +1,7 @@
 package train
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -15,6 +16,7 @@ import (
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/internal/jsonfile"
+	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
@@ -63,11 +65,13 @@ func (p *position) learningRate(o Options, step, steps int) float64 {
 // epochs returns the number of epochs of the training, if an epoch has the given number of steps.
 func (p *position) epochs(steps int) int { return (p.Total + steps - 1) / steps }
 
-// best returns the index of the finished epoch with the lowest validation loss.
-func (p *position) best() int {
+// best returns the index of the finished epoch with the best validation metric by; of equal ones it
+// is the first with the lowest validation loss.
+func (p *position) best(by objective.Selection) int {
 	best := 0
 	for i, e := range p.History {
-		if e.ValLoss < p.History[best].ValLoss {
+		b := p.History[best]
+		if cmp.Or(cmp.Compare(e.Selected(by), b.Selected(by)), cmp.Compare(b.ValLoss, e.ValLoss)) > 0 {
 			best = i
 		}
 	}
@@ -77,7 +81,7 @@ func (p *position) best() int {
 // finished reports whether the training has taken all its steps, or stops early.
 func (p *position) finished(o Options, validates bool) bool {
 	// a Step above 0 means that the last epoch is trained, but not validated
-	return p.Step == 0 && (p.Steps >= p.Total || validates && o.Patience > 0 && len(p.History)-1-p.best() >= o.Patience)
+	return p.Step == 0 && (p.Steps >= p.Total || validates && o.Patience > 0 && len(p.History)-1-p.best(o.Select) >= o.Patience)
 }
 
 // moments holds the moments of the optimiser, by peft.Param.Name.
