@@ -38,7 +38,7 @@ def read(*path):
 
 config, result = read("config.json"), read("result.json")
 options = config["tune"]
-FIELDS = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_second"]
+FIELDS = ["train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_second", "wait_share"]
 
 
 def epochs(*path):
