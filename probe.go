@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
@@ -95,9 +96,7 @@ func (t *Task) features(ctx context.Context, until time.Time, report progress.Fu
 		if len(t.data.Val) > 0 {
 			err = add(t.images(t.eval, t.data.Val, nil), &val)
 		}
-		shuffled := slices.Clone(t.data.Train)
-		rand.New(rand.NewPCG(0, 0)).Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-		for chunk := range slices.Chunk(shuffled, featureChunk) {
+		for chunk := range slices.Chunk(shuffled(t.data.Train), featureChunk) {
 			if err != nil || in.Len() > 0 && time.Now().After(until) {
 				break
 			}
@@ -112,6 +111,13 @@ func (t *Task) features(ctx context.Context, until time.Time, report progress.Fu
 		t.forward = each
 	}
 	return in, val, nil
+}
+
+// shuffled returns the samples in a random order, which is always the same.
+func shuffled(samples []dataset.Sample) []dataset.Sample {
+	out := slices.Clone(samples)
+	rand.New(rand.NewPCG(0, 0)).Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
 }
 
 // probe fits a linear probe on the training images and keeps it in folder, as a delta with a

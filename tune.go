@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"reflect"
 	"slices"
@@ -499,8 +498,7 @@ func (r *runner) test(ctx context.Context, trained *Trained, all func(train.Sink
 		e, err := all(sink, report)
 		return e, predictions, err
 	}
-	samples := slices.Clone(r.data.Test)
-	rand.New(rand.NewPCG(0, 0)).Shuffle(len(samples), func(i, j int) { samples[i], samples[j] = samples[j], samples[i] })
+	samples := shuffled(r.data.Test)
 	predictions, sink := r.predictions(samples)
 	over := errors.New("the time is over")
 	e, err := r.evaluate(ctx, trained, samples, func(logits []float32, targets []int32) error {

@@ -52,14 +52,9 @@ func (a *app) tuneFolds(ctx context.Context, o *options, began time.Time) error 
 	}
 	p := a.reporter()
 	defer p.close()
-	if o.resume == "" {
-		if o.out, err = task.Create(ctx, o.out, c, p.event); err != nil {
-			return err
-		}
-		p.close() // the next output begins on a new line
+	if err := a.beginTune(ctx, task, o, p); err != nil {
+		return err
 	}
-	fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
-	a.resumeWith("spt", "tune", "--resume", o.out)
 	c.Tune.Began = began
 	result, err := task.TuneFolds(ctx, c.Tune, c.Folds, o.out, p.event)
 	p.close()

@@ -158,14 +158,9 @@ result of a run without a stop.
 		}
 		p := a.reporter()
 		defer p.close()
-		if o.resume == "" {
-			if o.out, err = task.Create(ctx, o.out, c, p.event); err != nil {
-				return err
-			}
-			p.close() // the next output begins on a new line
+		if err := a.beginTune(ctx, task, o, p); err != nil {
+			return err
 		}
-		fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
-		a.resumeWith("spt", "tune", "--resume", o.out)
 		page.follow(ctx, o.out)
 		var explained error
 		// budgets whose plan was printed; Tune plans the chosen budget twice
@@ -201,6 +196,19 @@ result of a run without a stop.
 		return a.writeRun(task, *c, o.out, left, result)
 	})
 	return cmd
+}
+
+// beginTune makes the run folder of a new run, and says where it is and how to continue the run.
+func (a *app) beginTune(ctx context.Context, task *spt.Task, o *options, p *reporter) (err error) {
+	if o.resume == "" {
+		if o.out, err = task.Create(ctx, o.out, &o.config, p.event); err != nil {
+			return err
+		}
+		p.close() // the next output begins on a new line
+	}
+	fmt.Fprint(a.notes(), facts{{"run folder", o.out}})
+	a.resumeWith("spt", "tune", "--resume", o.out)
+	return nil
 }
 
 // takeDelta sets the method and the image size of a run from a delta to those of the delta, unless

@@ -15,6 +15,21 @@ import (
 // shownItems is the largest number of items of a list on the page.
 const shownItems = 20
 
+// addList adds a list to lists, with at most shownItems items. It adds none without items.
+func addList(lists []listView, title, text string, items []string) []listView {
+	if len(items) == 0 {
+		return lists
+	}
+	l := listView{Title: title, Text: text}
+	for _, item := range items[:min(shownItems, len(items))] {
+		l.Items = append(l.Items, jsonfile.Text(item))
+	}
+	if more := len(items) - shownItems; more > 0 {
+		l.Items = append(l.Items, fmt.Sprintf("and %d more", more))
+	}
+	return append(lists, l)
+}
+
 // view turns the description of the data set into the values of the template.
 func (d *Data) view() *dataView {
 	set := d.Dataset
@@ -31,19 +46,7 @@ func (d *Data) view() *dataView {
 	}
 	v.Sentences = append(v.Sentences, fmt.Sprintf("Data set %s in the layout %s: %s in %d classes, %s. Splits: %s.", set.Name, set.Layout, wording.Count(total, "image"), len(set.Classes), wording.Join(sizes, "and"), set.Split))
 	v.Charts = append(v.Charts, classChart(set, counts).SVG())
-	list := func(title, text string, items []string) {
-		if len(items) == 0 {
-			return
-		}
-		l := listView{Title: title, Text: text}
-		for _, item := range items[:min(shownItems, len(items))] {
-			l.Items = append(l.Items, jsonfile.Text(item))
-		}
-		if more := len(items) - shownItems; more > 0 {
-			l.Items = append(l.Items, fmt.Sprintf("and %d more", more))
-		}
-		v.Lists = append(v.Lists, l)
-	}
+	list := func(title, text string, items []string) { v.Lists = addList(v.Lists, title, text, items) }
 	var skipped []string
 	for _, s := range set.Skipped {
 		skipped = append(skipped, fmt.Sprintf("%s (%s): %v", s.Path, s.Where, s.Err))

@@ -183,19 +183,7 @@ func (d *Verified) view() *verifiedView {
 			histogram("Shorter sides", "Pixels", sides, []float64{32, 48, 64, 96, 128, 192, 224, 256, 384, 512, 768, 1024, 1536, 2048, 4096}).SVG(),
 			histogram("Aspect ratios", "Width / height", aspects, []float64{0.33, 0.5, 0.67, 0.75, 0.9, 1, 1.1, 1.33, 1.5, 2, 3}).SVG())
 	}
-	list := func(title, text string, items []string) {
-		if len(items) == 0 {
-			return
-		}
-		l := listView{Title: title, Text: text}
-		for _, item := range items[:min(shownItems, len(items))] {
-			l.Items = append(l.Items, jsonfile.Text(item))
-		}
-		if more := len(items) - shownItems; more > 0 {
-			l.Items = append(l.Items, fmt.Sprintf("and %d more", more))
-		}
-		out.Lists = append(out.Lists, l)
-	}
+	list := func(title, text string, items []string) { out.Lists = addList(out.Lists, title, text, items) }
 	var broken, divided []string
 	for _, s := range v.Unreadable {
 		broken = append(broken, fmt.Sprintf("%s (%s, %s): %v", s.Path, s.Split, s.Where, s.Err))
