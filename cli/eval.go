@@ -28,7 +28,7 @@ func evalCommand(a *app) *cobra.Command {
 	o := a.newOptions()
 	data, compute := &o.config.Data, &o.config.Compute
 	cmd := &cobra.Command{
-		Use: "eval {--delta DIR | --model FILE --data DIR} [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
+		Use: "eval {--delta DIR[,DIR...] | --model FILE --data DIR} [flags]", Short: "Measure a delta, or a whole checkpoint, on a data set",
 		Long: `Measures accuracy and loss of a classifier on one split of a data set. The classifier is a
 delta on its backbone or, without --delta, a checkpoint with its own head, such as a file of
 'spt merge'. The classes of the data set are matched with the classes of the head by name. If
@@ -44,9 +44,14 @@ thresholds, and the accuracy of these answers. The command leaves a page with th
 matrix, the classes, the mistakes and the reliability of the probabilities, as 'spt report'
 writes it. --predictions writes the
 probabilities of all classes to a table for other programs. --against evaluates a second delta
-on the same images and compares the two image by image.`,
+on the same images and compares the two image by image.
+
+Several deltas, such as those of several seeds, are measured as an ensemble: the logits of an
+image are the means of its logits. The command says what each delta reaches alone. The data set
+and the splits are those of the run of the first one.`,
 		Example: `  spt eval --delta runs/clothing-spt-lora
   spt eval --delta runs/clothing-spt-lora --against runs/clothing-lora
+  spt eval --delta runs/seed0,runs/seed1,runs/seed2
   spt eval --delta runs/clothing-spt-lora --predictions predictions.parquet
   spt eval --model merged.safetensors --data clothing --per-class`,
 		Args: noArguments,
@@ -61,6 +66,8 @@ on the same images and compares the two image by image.`,
 				return &run.OptionError{Option: "predictions", Err: err}
 			}
 		}
+		folders := deltaFolders(o.delta)
+		o.delta = folders[0]
 		t, err := a.openTuned(ctx, cmd, o.delta, o.config.Model, data.Images)
 		if err != nil {
 			return err
@@ -139,7 +146,37 @@ on the same images and compares the two image by image.`,
 		if err != nil {
 			return err
 		}
-		m := &measured{Evaluation: e, split: split, trained: trained, tuned: t, data: d, own: ofRun(t, data, opened), task: task}
+		var members []member
+		if len(folders) > 1 {
+			members = []member{{o.delta, e.Accuracy, e.Loss}}
+			all := []*evaluate.Predictions{predictions.Single}
+			for _, folder := range folders[1:] {
+				other, err := a.openTuned(ctx, cmd, folder, run.ModelConfig{}, data.Images)
+				if err != nil {
+					return err
+				}
+				e, second, err := a.evaluateOther(ctx, other, folder, opened, split, samples(), newTask)
+				if err != nil {
+					return err
+				}
+				if predictions.Single == nil || second.Single == nil {
+					return refuse("an ensemble averages the logits of images with one label, and the objective %s has several or none; measure one delta", t.trained.Objective.Name())
+				}
+				members, all = append(members, member{folder, e.Accuracy, e.Loss}), append(all, second.Single)
+			}
+			if predictions.Single, err = evaluate.Mean(all); err != nil {
+				return err
+			}
+			metrics := t.trained.Objective.NewMetrics(t.model.Config)
+			if err := metrics.Add(predictions.Single.Logits, predictions.Single.Targets); err != nil {
+				return err
+			}
+			e = metrics.Evaluation()
+			if t.delta != nil {
+				t.delta.Temperature = 0 // that of the ensemble is not known
+			}
+		}
+		m := &measured{Evaluation: e, members: members, split: split, trained: trained, tuned: t, data: d, own: ofRun(t, data, opened), task: task}
 		switch {
 		case predictions.Empty():
 		case predictions.Several != nil:
@@ -188,21 +225,29 @@ type measured struct {
 	data    *dataset.Dataset
 	task    *spt.Task
 	own     bool               // whether data is the data set of the run of the delta
+	members []member           // the deltas of an ensemble; nil for one delta
 	page    *report.Evaluation // nil if the objective does not classify images
 	against *report.Against    // nil without --against
 	report  string             // path of the page; empty without one
 }
 
-// compareWith evaluates another classifier on the images of a split, and compares its predictions
-// with those of the first one. opened is the data set before its classes were matched with a head.
-func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened *dataset.Dataset, split string, samples []dataset.Sample, predictions *spt.Predicted, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (*report.Against, error) {
+// member is the result of one delta of an ensemble.
+type member struct {
+	Delta    string  `json:"delta"`
+	Accuracy float64 `json:"accuracy"`
+	Loss     float64 `json:"loss"`
+}
+
+// evaluateOther evaluates another classifier, from the given folder, on the images of a split.
+// opened is the data set before its classes were matched with a head.
+func (a *app) evaluateOther(ctx context.Context, other *tuned, folder string, opened *dataset.Dataset, split string, samples []dataset.Sample, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (objective.Evaluation, *spt.Predicted, error) {
 	d, err := opened.ForHead(dataset.Head{Names: other.classes, Rows: other.model.Config.NumClasses, Subset: other.delta != nil})
 	if err != nil {
-		return nil, &run.InputError{Err: fmt.Errorf("--against %s: %w", o.against, err)}
+		return objective.Evaluation{}, nil, &run.InputError{Err: fmt.Errorf("the delta in %s: %w", folder, err)}
 	}
 	task, err := newTask(other, d)
 	if err != nil {
-		return nil, err
+		return objective.Evaluation{}, nil, err
 	}
 	// the same images, with the class ids of the other head
 	own := map[string]dataset.Sample{}
@@ -215,7 +260,13 @@ func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened 
 	}
 	p := a.reporter()
 	defer p.close()
-	_, second, err := task.Evaluate(ctx, other.trained, split+", "+baseOf(o.against), matched, p.event)
+	return task.Evaluate(ctx, other.trained, split+", "+baseOf(folder), matched, p.event)
+}
+
+// compareWith evaluates the delta of --against on the images of a split, and compares its
+// predictions with those of the first one. The other arguments are as for evaluateOther.
+func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened *dataset.Dataset, split string, samples []dataset.Sample, predictions *spt.Predicted, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (*report.Against, error) {
+	_, second, err := a.evaluateOther(ctx, other, o.against, opened, split, samples, newTask)
 	if err != nil {
 		return nil, err
 	}
@@ -237,12 +288,15 @@ func (a *app) leaveEvaluation(ctx context.Context, o *options, m *measured) (str
 	if stat, err := os.Stat(folder); err == nil && !stat.IsDir() {
 		folder = filepath.Dir(folder) // --delta names a file of the delta
 	}
+	if m.members != nil {
+		name = "ensemble-" + name
+	}
 	path := cmp.Or(o.out, filepath.Join(folder, name+"-"+m.split+".html"))
 	p := a.reporter()
 	defer p.close()
 	from := report.Sources{Data: m.data, Progress: p.event}
 	data, err := report.NewData(ctx, m.data, 0)
-	if err == nil && m.page.Wrong() > 0 {
+	if err == nil && m.page.Wrong() > 0 && m.members == nil { // no single network explains an ensemble
 		if from.Classifier, err = spt.NewClassifier(m.task.Backend(), m.task.Model(), m.tuned.trained, m.data.Classes, m.tuned.transform); err == nil {
 			defer from.Classifier.Close()
 		}
@@ -251,9 +305,13 @@ func (a *app) leaveEvaluation(ctx context.Context, o *options, m *measured) (str
 		err = m.page.AddPictures(ctx, from)
 	}
 	if err == nil {
+		of := []report.Fact{{Name: "backbone", Value: modelName(m.tuned.model)}, {Name: "data", Value: describeData(m.data)}}
+		for _, k := range m.members {
+			of = append(of, report.Fact{Name: "part of the ensemble", Value: fmt.Sprintf("%s, alone %s", k.Delta, wording.Percent(k.Accuracy))})
+		}
 		page := &report.Page{Title: fmt.Sprintf("%s on %s", cmp.Or(baseOf(o.delta), modelName(m.tuned.model)), m.data.Name),
 			Evaluated: &report.Evaluated{Evaluation: m.page, Against: m.against, Data: data,
-				Facts: []report.Fact{{Name: "backbone", Value: modelName(m.tuned.model)}, {Name: "data", Value: describeData(m.data)}}}}
+				Facts: of}}
 		err = page.WriteFile(path)
 	}
 	return a.reportWritten(ctx, path, err, "spt eval --out FILE")
@@ -352,6 +410,8 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 			Calibrated  *run.Calibrated `json:"calibrated,omitempty"`
 			// the other delta is the first one
 			Compared *evaluate.Comparison `json:"compared,omitempty"`
+			// Members holds the deltas of an ensemble.
+			Members []member `json:"members,omitempty"`
 			// Trained reports whether the delta was trained on these images. It is absent if
 			// unknown.
 			Trained     *bool          `json:"trained_on_these,omitempty"`
@@ -362,7 +422,7 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 			Page        string         `json:"report,omitempty"`
 			// Report lists the tensors of a checkpoint without a delta.
 			Report *checkpoint.Report `json:"checkpoint_report,omitempty"`
-		}{Split: m.split, Images: m.Images, Accuracy: m.Accuracy, Loss: m.Loss, ObjectiveMetrics: m.Metrics, Trained: m.trained, Classes: classes,
+		}{Split: m.split, Images: m.Images, Accuracy: m.Accuracy, Loss: m.Loss, ObjectiveMetrics: m.Metrics, Trained: m.trained, Classes: classes, Members: m.members,
 			Skipped: skipped(m.data), Notes: m.data.Notes, Predictions: o.predictions, Page: m.report, Report: m.tuned.report}
 		if e := m.page; e != nil {
 			if e.Labels != nil {
@@ -411,6 +471,16 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 	}
 	if e := m.page; e != nil {
 		f.addMetrics(e)
+	}
+	for _, k := range m.members {
+		f.add("alone", "%s, loss %.4f: %s", wording.Percent(k.Accuracy), k.Loss, printable(k.Delta))
+	}
+	if len(m.members) > 0 {
+		mean, best := 0.0, 0.0
+		for _, k := range m.members {
+			mean, best = mean+k.Accuracy/float64(len(m.members)), max(best, k.Accuracy)
+		}
+		f.add("ensemble", "%+.2f points beside the mean of the deltas, %+.2f beside the best", 100*(m.Accuracy-mean), 100*(m.Accuracy-best))
 	}
 	if m.against != nil {
 		f.add("compared", "%s", m.against.Sentence())

@@ -131,7 +131,7 @@ type options struct {
 	budgets                                                 []plan.Budget
 	topK, classes                                           int
 	rejectBelow                                             float64
-	bound                                                   float64
+	bound, alpha                                            float64
 	explain, compare, perClass, runSuite, resumeState       bool
 	// predictions, against and logits belong to eval, noReport to all commands that leave a report.
 	predictions, against string

@@ -92,7 +92,7 @@ func TestScript(t *testing.T) {
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mkdata": mkdata, "mkhostile": mkhostile, "mkpairs": mkpairs, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "mkpushhub": mkpushhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON,
+			"mkdata": mkdata, "mkhostile": mkhostile, "mkpairs": mkpairs, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "mkpushhub": mkpushhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON, "equaljson": equalJSON,
 		},
 	})
 }
@@ -647,5 +647,18 @@ func TestExamples(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// equaljson FILE FILE PATH... compares fields of two JSON files.
+func equalJSON(ts *testscript.TestScript, _ bool, args []string) {
+	var values [2]map[string]any
+	for i := range values {
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[i])), &values[i]))
+	}
+	for _, field := range args[2:] {
+		if a, b := values[0][field], values[1][field]; a == nil || !reflect.DeepEqual(a, b) {
+			ts.Fatalf("field %s is %v in %s and %v in %s", field, a, args[0], b, args[1])
+		}
 	}
 }

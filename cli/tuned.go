@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,15 @@ type tuned struct {
 	objective objective.Objective
 	// thresholds holds a threshold for each label; nil if none are known.
 	thresholds []float64
+}
+
+// deltaFolders returns the folders that --delta lists, separated by commas. A folder that exists
+// with a comma in its name is one folder.
+func deltaFolders(list string) []string {
+	if _, err := os.Stat(list); err == nil {
+		return []string{list}
+	}
+	return strings.Split(list, ",")
 }
 
 // openTuned loads the delta or the PEFT adapter in the folder dir, and its backbone. If dir is

@@ -29,6 +29,7 @@ type bounds struct {
 	min   float64 // the smallest allowed number
 	above bool    // min itself is not allowed
 	below float64 // the first number that is too large; 0 means no upper bound
+	most  float64 // the largest allowed number; 0 means no upper bound
 }
 
 var (
@@ -36,17 +37,20 @@ var (
 	oneOrMore  = bounds{min: 1}
 	aboveZero  = bounds{above: true}
 	shares     = bounds{below: 1}
+	upToOne    = bounds{most: 1}
 )
 
 // contain reports whether v is within the bounds.
 func (b bounds) contain(v float64) bool {
-	return !math.IsNaN(v) && !math.IsInf(v, 0) && v >= b.min && !(b.above && v == b.min) && (b.below == 0 || v < b.below)
+	return !math.IsNaN(v) && !math.IsInf(v, 0) && v >= b.min && !(b.above && v == b.min) && (b.below == 0 || v < b.below) && (b.most == 0 || v <= b.most)
 }
 
 func (b bounds) String() string {
 	switch {
 	case b.below > 0:
 		return fmt.Sprintf("from %g to below %g", b.min, b.below)
+	case b.most > 0:
+		return fmt.Sprintf("from %g to %g", b.min, b.most)
 	case b.above:
 		return fmt.Sprintf("above %g", b.min)
 	}
