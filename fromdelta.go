@@ -31,7 +31,7 @@ func checkFromDelta(o run.TuneOptions) error {
 	for _, set := range []struct {
 		option string
 		given  bool
-	}{{"budget", len(o.Budgets) > 0}, {"rank", o.Rank != 0}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}, {"from-block", o.FromBlock != 0},
+	}{{"budget", len(o.Budgets) > 0}, {"rank", o.Rank != 0}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}, {"target-modules", len(o.TargetModules) > 0}, {"from-block", o.FromBlock != 0},
 		{"scores-file", o.ScoresFile != ""}, {"keep-scores", o.KeepScores}, {"probe-head", o.Probe}} {
 		if set.given {
 			return option.Errorf(set.option, "a run from a delta tunes what the delta tuned, from its values, so this option has no effect; leave it out")

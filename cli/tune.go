@@ -280,6 +280,9 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Bottleneck > 0 {
 		text += fmt.Sprintf(", bottlenecks of %d, scale %g", o.Bottleneck, o.Scale)
 	}
+	if len(o.TargetModules) > 0 {
+		text += ", on " + comma(o.TargetModules)
+	}
 	if o.FromBlock > 0 {
 		text += fmt.Sprintf(", from block %d", o.FromBlock)
 	}

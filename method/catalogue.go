@@ -17,6 +17,7 @@ var (
 	modules = []string{"rank", "dropout", "module-drop-path", "init"}
 	// modules without scores
 	uniform = slices.Concat(blocks, modules, []string{"budget", "from-block"})
+	chosen  = slices.Concat(uniform, []string{"target-modules"})
 )
 
 // headRates are the learning rates among which validation chooses for methods that tune only the
@@ -57,12 +58,12 @@ func catalogue() []Row {
 			Name:    "NAME",
 			Summary: "the module NAME on every matrix of every block",
 			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751; there on fewer matrices",
-			options: uniform,
+			options: chosen,
 			tunes:   withModules,
 		}, {
 			Name:    "NAME+vectors",
 			Summary: "the module NAME on every matrix of every block, and every bias and norm",
-			options: uniform,
+			options: chosen,
 			vectors: true,
 			tunes:   withModules,
 		}, {

@@ -79,6 +79,10 @@ type Options struct {
 	// Scale is the factor on the output of the bottlenecks of AdaptFormer. Default: 0.1, as in the
 	// paper of AdaptFormer.
 	Scale float64 `json:"scale,omitempty"`
+	// TargetModules names the layers of a block that get a structured module, as in PEFT: by the last
+	// part of the name of the layer, such as "q" or "fc1", or by more of it, such as "attn.proj".
+	// Default: the layers of the method; for NAME all linear layers of the blocks.
+	TargetModules []string `json:"target_modules,omitempty"`
 	// FromBlock is the first block that is tuned, if it is not 0; see peft.Selection. Blocks are
 	// numbered from 0. A training computes the tokens that enter this block only once for each
 	// image, so a step costs only this block and the later blocks. A method with scores spends the
@@ -215,7 +219,7 @@ func (r Row) match(name string) (variable string, ok bool) {
 }
 
 // Takes reports whether the method reads an option: "rank", "budget", "prompts", "bottleneck",
-// "scale", "from-block", "drop-path", "dropout", "module-drop-path", "init", "head-learning-rate",
+// "scale", "target-modules", "from-block", "drop-path", "dropout", "module-drop-path", "init", "head-learning-rate",
 // "scores-file", "keep-scores", "criterion", "score-batches", "score-batch-size", "alpha", "beta"
 // or "compat". Every method reads all options that are not in this list. A method with a structured
 // module reads an option of modules only if the option has an effect on the module.
@@ -271,7 +275,7 @@ func (r Row) Check(o Options) error {
 	for _, set := range []struct {
 		name  string
 		given bool
-	}{{"rank", o.Rank != 0}, {"budget", !o.Budget.IsZero()}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}, {"from-block", o.FromBlock != 0}} {
+	}{{"rank", o.Rank != 0}, {"budget", !o.Budget.IsZero()}, {"prompts", o.Prompts != 0}, {"bottleneck", o.Bottleneck != 0}, {"scale", o.Scale != 0}, {"target-modules", len(o.TargetModules) > 0}, {"from-block", o.FromBlock != 0}} {
 		if set.given {
 			if err := r.CheckTakes(set.name); err != nil {
 				return err

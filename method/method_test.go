@@ -97,15 +97,7 @@ func TestPublishedCounts(t *testing.T) {
 	// Zhang et al. 2022 (NOAH, arXiv 2206.04673), without a head: LoRA of rank 8 on q and v, an
 	// Adapter of width 8 in each block, BitFit.
 	base := vitB(100)
-	lora := peft.Selection{Module: "lora", Rank: 8}
-	for i := range base.Blocks() {
-		lora.Structured = append(lora.Structured, fmt.Sprintf("blocks.%d.attn.q.weight", i), fmt.Sprintf("blocks.%d.attn.v.weight", i))
-	}
-	tuning, err := peft.New(base, lora)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := tuning.Counts.Structured; n != 294_912 { // 0.29 M
+	if n, _ := counted(t, method.LoRA, 100, method.Options{Rank: 8, TargetModules: []string{"q", "attn.v"}}); n != 294_912 { // 0.29 M
 		t.Errorf("LoRA on q and v: %d", n)
 	}
 	adapter, err := peft.Lookup("adapter")

@@ -54,9 +54,17 @@ func norms(c backbone.Config) peft.Selection {
 	return whole(c, func(p backbone.Param) bool { return isVector(p) && p.Norm })
 }
 
-// withModules returns the selection with the structured module of r on the matrices of r.places,
-// and with every bias and norm if r.vectors is set.
+// withModules returns the selection with the structured module of r on the matrices of
+// o.TargetModules or r.places, and with every bias and norm if r.vectors is set.
 func withModules(r Row, c backbone.Config, o Options) (peft.Selection, error) {
+	if len(o.TargetModules) > 0 {
+		r.places = o.TargetModules
+		for _, target := range r.places {
+			if len(r.at(target).matrices(c, 0)) == 0 {
+				return peft.Selection{}, option.Errorf("target-modules", "target module %q: the blocks of the backbone have no such linear layer; they have %s", target, strings.Join(layers(c), ", "))
+			}
+		}
+	}
 	if len(r.matrices(c, 0)) == 0 {
 		return peft.Selection{}, fmt.Errorf("method %s puts its modules on the matrices %s of each block, and the backbone has none of them; choose another method", r.Method, strings.Join(r.places, ", "))
 	}
@@ -87,14 +95,36 @@ func withModules(r Row, c backbone.Config, o Options) (peft.Selection, error) {
 	return s, nil
 }
 
+// at returns r with its modules on one place.
+func (r Row) at(place string) Row {
+	r.places = []string{place}
+	return r
+}
+
+// layer returns the name of the layer of a matrix within its block, such as "attn.q".
+func layer(p backbone.Param) string {
+	return strings.TrimSuffix(strings.TrimPrefix(p.Name, backbone.Block(p.Name)+"."), ".weight")
+}
+
+// layers returns the names of the linear layers of the blocks, each once.
+func layers(c backbone.Config) (names []string) {
+	for _, p := range c.Params() {
+		if p.Matrix() && !slices.Contains(names, layer(p)) {
+			names = append(names, layer(p))
+		}
+	}
+	return names
+}
+
 // isVector reports whether p is a bias, or the weight or bias of a norm, that SPT can tune whole.
 func isVector(p backbone.Param) bool { return p.Role == backbone.Scored && len(p.Shape) == 1 }
 
 // matrices returns the matrices that get the module of the method, from the given block on.
 func (r Row) matrices(c backbone.Config, fromBlock int) (out []backbone.Param) {
 	for _, p := range c.ParamsFrom(fromBlock) {
-		operation := strings.TrimSuffix(strings.TrimPrefix(p.Name, backbone.Block(p.Name)+"."), ".weight")
-		if p.Matrix() && (r.places == nil || slices.Contains(r.places, operation)) {
+		if p.Matrix() && (r.places == nil || slices.ContainsFunc(r.places, func(place string) bool {
+			return strings.HasSuffix("."+layer(p), "."+place)
+		})) {
 			out = append(out, p)
 		}
 	}

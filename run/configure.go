@@ -218,7 +218,7 @@ var configKeys = []struct{ option, path string }{
 	{"crop-scale", "data.images.augment.crop_scale"}, {"crop-ratio", "data.images.augment.crop_ratio"}, {"colour-jitter", "data.images.augment"},
 	{"rand-augment", "data.images.augment.rand_augment"}, {"rand-augment-magnitude", "data.images.augment.rand_augment_magnitude"},
 	{"random-erasing", "data.images.augment.random_erasing"}, {"mixup", "data.images.augment.mixup"}, {"cutmix", "data.images.augment.cutmix"},
-	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"}, {"from-block", "tune.from_block"},
+	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"}, {"target-modules", "tune.target_modules"}, {"from-block", "tune.from_block"},
 	{"scores-file", "tune.scores_file"}, {"keep-scores", "tune.keep_scores"}, {"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
 	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
 	{"compat", "tune.plan.compat"}, {"compat", "tune.score.compat"}, {"compat", "tune.train.compat"},

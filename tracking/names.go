@@ -159,6 +159,7 @@ func parameters(c run.Config) (all []Parameter) {
 	given("prompts", o.Prompts)
 	given("bottleneck", o.Bottleneck)
 	given("scale", o.Scale)
+	given("target_modules", strings.Join(o.TargetModules, ","))
 	given("from_block", o.FromBlock)
 	given("criterion", string(o.Score.Criterion))
 	given("score_batches", o.Score.Batches)
