@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
+	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
@@ -146,6 +148,43 @@ func (n *namesValue) Type() string   { return "names" }
 func (n *namesValue) String() string { return comma(*n) }
 func (n *namesValue) Set(text string) error {
 	*n = append(*n, strings.Split(text, ",")...)
+	return nil
+}
+
+// wordsValue is a list of words, separated by commas. A second flag replaces it.
+type wordsValue []string
+
+func (w *wordsValue) Type() string   { return "words" }
+func (w *wordsValue) String() string { return strings.Join(*w, ",") }
+func (w *wordsValue) Set(text string) error {
+	*w = strings.Split(strings.ReplaceAll(text, " ", ""), ",")
+	return nil
+}
+
+// factorsValue holds a factor for each of some groups of tensors.
+type factorsValue map[peft.Group]float64
+
+func (f *factorsValue) Type() string { return "factors" }
+
+func (f *factorsValue) String() string {
+	var texts []string
+	for _, group := range slices.Sorted(maps.Keys(*f)) {
+		texts = append(texts, fmt.Sprintf("%s=%g", group, (*f)[group]))
+	}
+	return strings.Join(texts, ",")
+}
+
+func (f *factorsValue) Set(text string) error {
+	set := factorsValue{}
+	for one := range strings.SplitSeq(text, ",") {
+		group, number, _ := strings.Cut(one, "=")
+		factor, err := strconv.ParseFloat(number, 64)
+		if err != nil {
+			return fmt.Errorf("%q is no GROUP=FACTOR, such as %s=3", one, peft.BiasGroup)
+		}
+		set[peft.Group(group)] = factor
+	}
+	*f = set
 	return nil
 }
 

@@ -116,6 +116,8 @@ type Param struct {
 	Decays bool
 	// Head reports whether the tensor belongs to the head.
 	Head bool
+	// Group is the group of the tensor.
+	Group Group
 	// module reports whether the tensor belongs to a structured module; see Scheme.
 	module bool
 }
@@ -297,6 +299,7 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		}
 		seen[p.Name] = true
 	}
+	t.setGroups()
 	return t, nil
 }
 

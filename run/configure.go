@@ -223,7 +223,7 @@ var configKeys = []struct{ option, path string }{
 	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
 	{"compat", "tune.plan.compat"}, {"compat", "tune.score.compat"}, {"compat", "tune.train.compat"},
 	{"recipe", "tune.recipe"}, {"augment", "tune.auto_augment"}, {"from-delta", "tune.from_delta"}, {"probe-head", "tune.probe"}, {"time", "tune.time_limit"}, {"epochs", "tune.train.epochs"}, {"steps", "tune.train.steps"}, {"patience", "tune.train.patience"}, {"batch-size", "tune.train.batch_size"}, {"learning-rate", "tune.lrs"}, {"learning-rate", "tune.train.lr"},
-	{"head-learning-rate", "tune.train.head_lr"}, {"weight-decay", "tune.train.weight_decay"}, {"warmup-epochs", "tune.train.warmup_epochs"},
+	{"head-learning-rate", "tune.train.head_lr"}, {"learning-rate-factors", "tune.train.lr_factors"}, {"weight-decay", "tune.train.weight_decay"}, {"warmup-epochs", "tune.train.warmup_epochs"},
 	{"warmup-learning-rate", "tune.train.warmup_lr"}, {"min-learning-rate", "tune.train.min_lr"}, {"drop-path", "tune.train.drop_path"},
 	{"dropout", "tune.train.dropout"}, {"module-drop-path", "tune.train.module_drop_path"}, {"init", "tune.train.init"},
 	{"label-smoothing", "tune.train.label_smoothing"}, {"class-weights", "tune.train.class_weights"}, {"class-weights", "tune.train.class_weight_values"},

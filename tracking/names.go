@@ -181,6 +181,9 @@ func parameters(c run.Config) (all []Parameter) {
 		always("lr", o.Tries()[0].LR)
 	}
 	given("head_lr", t.HeadLR)
+	for _, group := range slices.Sorted(maps.Keys(t.LRFactors)) {
+		given("lr_factor_"+string(group), t.LRFactors[group])
+	}
 	always("weight_decay", t.WeightDecay)
 	always("warmup_epochs", t.WarmupEpochs)
 	always("warmup_lr", t.WarmupLR)

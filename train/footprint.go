@@ -40,7 +40,7 @@ func FootprintOf(be backend.Backend, m *backbone.Model, o objective.Objective, t
 	if err != nil {
 		return f, err
 	}
-	s := &Stepper{be: be, tuning: t, net: net, o: step, packs: pack(be, t.Params)}
+	s := &Stepper{be: be, tuning: t, net: net, o: step, packs: pack(be, t.Params, step.Factors)}
 	p := &Predictor{be: be, net: net, packs: s.packs, tuned: make([]*tensors.Tensor, len(s.packs.packs)), borrowed: true}
 	defer net.close()
 	defer p.Close()

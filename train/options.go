@@ -2,6 +2,7 @@ package train
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 
@@ -38,6 +39,10 @@ type Options struct {
 	// HeadLR is the learning rate of the head after the warm-up, at most 10. The whole schedule of
 	// the head is the schedule of LR, multiplied by HeadLR/LR. Zero means LR.
 	HeadLR float64 `json:"head_lr,omitempty"`
+	// LRFactors holds factors for the learning rates of groups of tuned tensors, above 0 and at most
+	// 100. The whole schedule of a group is multiplied by its factor. A factor of the head and a
+	// HeadLR contradict each other. Default: 1 for every group.
+	LRFactors map[peft.Group]float64 `json:"lr_factors,omitempty"`
 	// WeightDecay is the decoupled weight decay of AdamW, 0 or more. It applies only to tensors of
 	// two or more dimensions, and not to class tokens and position embeddings.
 	WeightDecay float64 `json:"weight_decay"`
@@ -174,6 +179,8 @@ func (o Options) Validate() error {
 		return option.Errorf("learning-rate", "learning rate %g: expected above 0 and at most 10, such as 0.001", o.LR)
 	case !(o.HeadLR >= 0) || o.HeadLR > 10:
 		return option.Errorf("head-learning-rate", "learning rate %g of the head: expected above 0 and at most 10, such as 0.01, or 0 for the learning rate of the other parameters", o.HeadLR)
+	case o.HeadLR > 0 && o.LRFactors[peft.HeadGroup] > 0:
+		return option.Errorf("learning-rate-factors", "the factor %g of the head and its learning rate %g contradict each other; give one of them", o.LRFactors[peft.HeadGroup], o.HeadLR)
 	case !(o.LabelSmoothing >= 0 && o.LabelSmoothing < 1):
 		return option.Errorf("label-smoothing", "label smoothing %g: expected at least 0 and below 1, such as 0.1", o.LabelSmoothing)
 	case slices.ContainsFunc(o.ClassWeightValues, func(w float64) bool { return !(float32(w) > 0) || math.IsInf(float64(float32(w)), 1) }):
@@ -186,6 +193,14 @@ func (o Options) Validate() error {
 		return option.Errorf("init", "initial values of the scheme %q contradict compat mode %q, which starts modules as the release does; leave one of the two options out", o.Init, o.Compat)
 	case !(o.WarmupEpochs >= 0) || o.WarmupEpochs > float64(o.Epochs):
 		return option.Errorf("warmup-epochs", "warm-up epochs %g: expected 0 to the %d epochs of the run; WithEpochs scales the warm-up with the epochs", o.WarmupEpochs, o.Epochs)
+	}
+	for _, group := range slices.Sorted(maps.Keys(o.LRFactors)) {
+		if !slices.Contains(peft.Groups(), group) {
+			return option.Unknown("learning-rate-factors", "group of tuned tensors", group, peft.Groups())
+		}
+		if f := o.LRFactors[group]; !(f > 0 && f <= 100) {
+			return option.Errorf("learning-rate-factors", "learning rate factor %g of %s: expected above 0 and at most 100, such as 3", f, group)
+		}
 	}
 	type rate struct {
 		option, name string
@@ -210,6 +225,16 @@ func (o Options) Validate() error {
 		}
 	}
 	return nil
+}
+
+// factors returns the factors of the learning rates, with that of the head.
+func (o Options) factors() map[peft.Group]float64 {
+	if o.HeadLR == 0 {
+		return o.LRFactors
+	}
+	f := map[peft.Group]float64{peft.HeadGroup: o.HeadLR / o.LR}
+	maps.Copy(f, o.LRFactors)
+	return f
 }
 
 // learningRate returns the learning rate at a fractional epoch, starting at 0. It is the cosine

@@ -15,43 +15,46 @@ import (
 // packing describes how the tuned tensors are stored on a backend. The backend stores packs; a pack
 // is one tensor that holds the values of one or more tuned tensors.
 //
-// On the CPU each tuned tensor is its own pack. On a device such as a GPU there are up to four
-// packs. Each is a vector that holds all tensors with the same weight decay and the same learning
-// rate. With hundreds of small tensors, starting the operations and passing the tensors would take
+// On the CPU each tuned tensor is its own pack. On a device such as a GPU there are a few packs.
+// Each is a vector that holds all tensors with the same weight decay and the same learning rate. With hundreds of small tensors, starting the operations and passing the tensors would take
 // longer than the computation.
 type packing struct {
 	params []peft.Param
+	// factors holds the factors of the learning rates of groups.
+	factors map[peft.Group]float64
 	// packs holds the positions in params of the tensors of each pack. The tensors of a pack have
-	// equal peft.Param.Decays and peft.Param.Head.
+	// equal peft.Param.Decays and equal factors.
 	packs [][]int
 	// separate means that each tensor is its own pack, in its own shape.
 	separate bool
 }
 
-// pack returns the packing of params that suits the backend.
-func pack(be backend.Backend, params []peft.Param) packing {
-	return newPacking(params, !backend.OnDevice(be))
+// pack returns the packing of params that suits the backend. factors holds the factors of the
+// learning rates of groups.
+func pack(be backend.Backend, params []peft.Param, factors map[peft.Group]float64) packing {
+	return newPacking(params, factors, !backend.OnDevice(be))
 }
 
-func newPacking(params []peft.Param, separate bool) packing {
-	p := packing{params: params, separate: separate}
+func newPacking(params []peft.Param, factors map[peft.Group]float64, separate bool) packing {
+	p := packing{params: params, factors: factors, separate: separate}
 	if separate {
 		for i := range params {
 			p.packs = append(p.packs, []int{i})
 		}
 		return p
 	}
-	type kind struct{ decays, head bool }
-	for _, k := range []kind{{true, false}, {false, false}, {true, true}, {false, true}} {
-		var members []int
-		for i, q := range params {
-			if (kind{q.Decays, q.Head}) == k {
-				members = append(members, i)
-			}
+	type kind struct {
+		decays bool
+		factor float64
+	}
+	at := map[kind]int{}
+	for i, q := range params {
+		k := kind{q.Decays, factorOf(factors, q.Group)}
+		if _, ok := at[k]; !ok {
+			at[k] = len(p.packs)
+			p.packs = append(p.packs, nil)
 		}
-		if members != nil {
-			p.packs = append(p.packs, members)
-		}
+		p.packs[at[k]] = append(p.packs[at[k]], i)
 	}
 	return p
 }
@@ -59,8 +62,18 @@ func newPacking(params []peft.Param, separate bool) packing {
 // decays reports whether weight decay applies to a pack.
 func (p packing) decays(pack int) bool { return p.params[p.packs[pack][0]].Decays }
 
-// head reports whether a pack belongs to the head.
-func (p packing) head(pack int) bool { return p.params[p.packs[pack][0]].Head }
+// factor returns the factor of the learning rate of a pack.
+func (p packing) factor(pack int) float64 {
+	return factorOf(p.factors, p.params[p.packs[pack][0]].Group)
+}
+
+// factorOf returns the factor of a group; 1 if there is none.
+func factorOf(factors map[peft.Group]float64, group peft.Group) float64 {
+	if f, ok := factors[group]; ok {
+		return f
+	}
+	return 1
+}
 
 // shape returns the shape of a pack.
 func (p packing) shape(pack int) []int {

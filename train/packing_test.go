@@ -28,7 +28,7 @@ func TestPacking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPacking(tuning.Params, false)
+	p := newPacking(tuning.Params, nil, false)
 	values := tuning.Init(1, peft.PaperScheme, colours.Model(c).Weights)
 	for _, v := range values {
 		for i := range v.Data {
@@ -66,15 +66,27 @@ func TestPacking(t *testing.T) {
 			t.Errorf("%s: unpack gives %v, read gives %v, expected %v", q.Name, separate, got[q.Name], want)
 		}
 	}
-	// LoRA; class token, norm and entries; head weight; head bias
-	if len(packs) != 4 || !p.decays(0) || p.decays(1) || !p.decays(2) || p.decays(3) || p.head(0) || p.head(1) || !p.head(2) || !p.head(3) {
-		t.Errorf("%d packs %v, expected four with weight decay for the first and third, of which the last two are the head", len(packs), p.packs)
+	// A and B of LoRA and the head weight; class token, norm, entries and head bias
+	if len(packs) != 2 || p.decays(0) || !p.decays(1) {
+		t.Errorf("%d packs %v, expected two, the second with weight decay", len(packs), p.packs)
+	}
+	factors := map[peft.Group]float64{peft.HeadGroup: 10, peft.OutputGroup: 4, peft.NormGroup: 3, peft.EntryGroup: 3}
+	for i := range newPacking(tuning.Params, factors, false).packs {
+		apart := newPacking(tuning.Params, factors, false)
+		for _, j := range apart.packs[i] {
+			if q := tuning.Params[j]; q.Decays != apart.decays(i) || factorOf(factors, q.Group) != apart.factor(i) {
+				t.Errorf("%s of group %s is in a pack with the factor %g", q.Name, q.Group, apart.factor(i))
+			}
+		}
+	}
+	if n := len(newPacking(tuning.Params, factors, false).packs); n != 6 { // A, B, class token, norm and entries, head weight and bias
+		t.Errorf("%d packs with factors, expected 6", n)
 	}
 	delete(values, "cls_token")
 	if _, err := p.place(be, values); err == nil {
 		t.Error("place accepted values without cls_token")
 	}
-	if alone := pack(be, tuning.Params); len(alone.packs) != len(tuning.Params) {
+	if alone := pack(be, tuning.Params, nil); len(alone.packs) != len(tuning.Params) {
 		t.Errorf("%d packs on the CPU, expected one for each of %d tensors", len(alone.packs), len(tuning.Params))
 	}
 }

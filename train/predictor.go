@@ -49,7 +49,7 @@ func NewPredictor(be backend.Backend, m *backbone.Model, o objective.Objective, 
 	if err != nil {
 		return nil, err
 	}
-	p := &Predictor{be: be, net: net, packs: pack(be, t.Params)}
+	p := &Predictor{be: be, net: net, packs: pack(be, t.Params, nil)}
 	defer func() {
 		if err != nil {
 			p.Close()

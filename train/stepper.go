@@ -34,8 +34,8 @@ type StepOptions struct {
 	// WeightDecay is the decoupled weight decay of AdamW. It applies only to tensors of two or more
 	// dimensions, and not to class tokens and position embeddings. Default: 0.
 	WeightDecay float64
-	// HeadFactor multiplies the learning rate of the head. Zero means 1.
-	HeadFactor float64
+	// Factors holds factors for the learning rates of groups of tensors. Default: 1.
+	Factors map[peft.Group]float64
 	// Loss configures the losses of the images. If it is not zero, the objective must be an
 	// objective.PerImage. Default: objective.Objective.Loss.
 	Loss objective.LossOptions
@@ -114,7 +114,7 @@ func NewStepper(be backend.Backend, m *backbone.Model, loss objective.Objective,
 	if err != nil {
 		return nil, err
 	}
-	s := &Stepper{be: be, tuning: t, net: net, o: o, packs: pack(be, t.Params)}
+	s := &Stepper{be: be, tuning: t, net: net, o: o, packs: pack(be, t.Params, o.Factors)}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -260,8 +260,8 @@ func (s *Stepper) adamW(state, grads []*Node, lr, correct1, correct2 *Node) []*N
 	out := make([]*Node, 3*n, 3*n+2)
 	for i, grad := range grads {
 		w, lr := state[i], lr
-		if s.packs.head(i) && s.o.HeadFactor > 0 {
-			lr = MulScalar(lr, s.o.HeadFactor)
+		if f := s.packs.factor(i); f != 1 {
+			lr = MulScalar(lr, f)
 		}
 		if s.packs.decays(i) && s.o.WeightDecay > 0 {
 			w = Sub(w, Mul(w, MulScalar(lr, s.o.WeightDecay)))

@@ -249,7 +249,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	if !at.possible(o.total(steps), steps) {
 		return nil, &StateError{r.Checkpoint, fmt.Errorf("its position is epoch %d, step %d, after %d of %d steps in all and %d finished epochs, which is impossible in a training of %d steps, %d in each epoch", at.Epoch, at.Step, at.Steps, at.Total, len(at.History), o.total(steps), steps)}
 	}
-	step := StepOptions{Loss: o.lossOptions(), WeightDecay: o.WeightDecay, HeadFactor: o.HeadLR / o.LR,
+	step := StepOptions{Loss: o.lossOptions(), WeightDecay: o.WeightDecay, Factors: o.factors(),
 		Rates: peft.Rates{DropPath: o.DropPath, Dropout: o.Dropout, ModuleDropPath: o.ModuleDropPath, SharedDropout: o.Compat == CompatRelease}}
 	if r.Tuning.Counts.Tuned() == 0 {
 		// A head alone is trained on the features of the frozen backbone, without drop-path.

@@ -421,6 +421,9 @@ func TestInvalidOptions(t *testing.T) {
 		"warm-up":       func(o *train.Options) { o.WarmupEpochs = 5 },
 		"dropout":       func(o *train.Options) { o.Dropout = 1 },
 		"of the head":   func(o *train.Options) { o.HeadLR = 11 },
+		"the factor 2":  func(o *train.Options) { o.HeadLR, o.LRFactors = 1, map[peft.Group]float64{peft.HeadGroup: 2} },
+		`"norm"`:        func(o *train.Options) { o.LRFactors = map[peft.Group]float64{"norm": 2} },
+		"factor 0 of":   func(o *train.Options) { o.LRFactors = map[peft.Group]float64{peft.NormGroup: 0} },
 		"known: paper":  func(o *train.Options) { o.Init = "papers" },
 		"compat mode":   func(o *train.Options) { o.Compat = "releases" },
 		"contradict":    func(o *train.Options) { o.Compat, o.Init = train.CompatRelease, peft.PaperScheme },
@@ -515,27 +518,35 @@ func TestWaitShare(t *testing.T) {
 	}
 }
 
-// TestHeadLR checks that HeadLR trains the head at another rate and everything else at the same
-// rate: the first step of AdamW moves a value by about its learning rate.
-func TestHeadLR(t *testing.T) {
-	r := newRun(t, selection)
-	r.Options = train.Options{Epochs: 1, BatchSize: 24, LR: 1e-3, HeadLR: 2e-2, Init: peft.ReleaseScheme, Seed: 5}
-	r.Val = nil
-	result, err := r.Do(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := r.Tuning.Init(5, peft.ReleaseScheme, r.Model.Weights)
-	for _, p := range r.Tuning.Params {
-		lr, most := 1e-3, 0.0
-		if p.Head {
-			lr = 2e-2
+// TestGroupRates checks that HeadLR and LRFactors train their groups at other rates and everything
+// else at the same rate. The first step of AdamW moves a value by about the rate.
+func TestGroupRates(t *testing.T) {
+	for _, o := range []train.Options{
+		{HeadLR: 2e-2},
+		{LRFactors: map[peft.Group]float64{peft.HeadGroup: 20, peft.OutputGroup: 4, peft.EntryGroup: 3, peft.NormGroup: 0.5}},
+	} {
+		r := newRun(t, selection)
+		r.Options = train.Options{Epochs: 1, BatchSize: 24, LR: 1e-3, HeadLR: o.HeadLR, LRFactors: o.LRFactors, Init: peft.ReleaseScheme, Seed: 5}
+		r.Val = nil
+		result, err := r.Do(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-		for i, v := range result.Tuned[p.Name].Data {
-			most = max(most, math.Abs(float64(v-start[p.Name].Data[i])))
-		}
-		if math.Abs(most-lr) > 0.02*lr {
-			t.Errorf("%s moves by up to %g in the first step, expected about %g", p.Name, most, lr)
+		start := r.Tuning.Init(5, peft.ReleaseScheme, r.Model.Weights)
+		for _, p := range r.Tuning.Params {
+			lr, most := 1e-3, 0.0
+			if f, ok := o.LRFactors[p.Group]; ok {
+				lr *= f
+			}
+			if p.Head {
+				lr = 2e-2
+			}
+			for i, v := range result.Tuned[p.Name].Data {
+				most = max(most, math.Abs(float64(v-start[p.Name].Data[i])))
+			}
+			if math.Abs(most-lr) > 0.02*lr {
+				t.Errorf("%s of group %s moves by up to %g in the first step, expected about %g", p.Name, p.Group, most, lr)
+			}
 		}
 	}
 }
