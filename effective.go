@@ -47,6 +47,7 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 			o.Budgets = []plan.Budget{DefaultBudget}
 		}
 		o.Plan.FromBlock, o.Score.FromBlock = o.FromBlock, o.FromBlock
+		o.Plan.Seed = o.Score.Seed
 	}
 	if o.MethodRates && (o.NoValidation || len(t.data.Val) == 0) {
 		o.LRs = nil

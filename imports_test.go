@@ -57,7 +57,7 @@ var imports = []struct {
 	{"objective", []string{"backbone", "dataset", "evaluate", "internal/option"}},
 	{"sensitivity", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "progress", "internal/drop", "internal/jsonfile",
 		"internal/microbatch", "internal/option", "internal/program", "internal/seeded"}},
-	{"plan", []string{"internal/regularfile", "backbone", "sensitivity", "internal/atomicfile", "internal/jsonfile", "internal/option"}},
+	{"plan", []string{"internal/regularfile", "backbone", "sensitivity", "internal/atomicfile", "internal/jsonfile", "internal/option", "internal/seeded"}},
 	{"peft", []string{"backbone", "backend", "checkpoint", "internal/drop", "internal/graph", "internal/option", "internal/program",
 		"internal/seeded"}},
 	{"internal/planreport", []string{"plan", "sensitivity"}},

@@ -116,7 +116,7 @@ func (r *runner) checkPlan(p *plan.Plan, budget plan.Budget) error {
 	if err == nil {
 		err = p.Validate(sensitivity.Tensors(r.model.Config), count)
 	}
-	if o := r.o.Plan; err == nil && (p.Budget != parameters || p.Module != o.Module || p.Only != o.Only || p.Compat != o.Compat || p.FromBlock != o.FromBlock) {
+	if o := r.o.Plan; err == nil && (p.Budget != parameters || p.Module != o.Module || p.Only != o.Only || p.Compat != o.Compat || p.Rule != o.Rule || p.FromBlock != o.FromBlock) {
 		err = errors.New("the plan was made with other options than those of the run")
 	}
 	return err

@@ -445,6 +445,11 @@ func flagTable() []flagRow {
 			kind: "N", bounds: oneOrMore, def: scoring.BatchSize,
 			excludes: []string{"scores"},
 			field:    func(o *options) any { return &o.config.Tune.Score.BatchSize }},
+		{name: "plan-rule", on: "tune plan", group: scoringGroup,
+			help: "the rule of planning: random-places moves the modules, vectors and entries of the plan to random places, " +
+				"as a control; per-neuron takes the largest scores of each output neuron and every bias, as GPS",
+			kind: "NAME", values: plan.Rules, closed: true, auto: "the rule of SPT", excludes: []string{"compare", "import"},
+			field: func(o *options) any { return &o.config.Tune.Plan.Rule }},
 		{name: "alpha", on: "tune plan", group: scoringGroup,
 			help: "the module threshold: a matrix with c selected entries gets a module of P parameters if c is at " +
 				"least P/alpha",
@@ -597,6 +602,10 @@ func flagTable() []flagRow {
 			help: "the seed of the new head, of the order of the images, and of random scores",
 			kind: "SEED", def: 0,
 			field: func(o *options) any { return &o.config.Tune.Score.Seed }},
+		{name: "seed", on: "plan", group: scoringGroup,
+			help: "the seed of the places of --plan-rule random-places",
+			kind: "SEED", def: 0, needs: []string{"plan-rule"},
+			field: func(o *options) any { return &o.config.Tune.Plan.Seed }},
 		{name: "seed", on: "demo", group: trainingGroup, common: true,
 			help: "the seed of the task and of all random numbers",
 			kind: "SEED", def: 0,

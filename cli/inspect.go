@@ -238,6 +238,9 @@ func planFacts(f *facts, p *plan.Plan) {
 	if p.Only != "" {
 		compat += ", " + p.Only + " only"
 	}
+	if p.Rule != "" {
+		compat += ", rule " + p.Rule
+	}
 	if p.Tau > 0 { // an imported plan has no tau
 		compat += fmt.Sprintf(", tau %d", p.Tau)
 	}

@@ -231,6 +231,7 @@ type planDocument struct {
 	Rank   int        `json:"rank"`
 	Compat string     `json:"compat,omitempty"`
 	Only   string     `json:"only,omitempty"`
+	Rule   string     `json:"rule,omitempty"`
 	Budget int        `json:"budget"`
 	Tau    int        `json:"tau"`
 	Cost   plan.Cost  `json:"cost"`
@@ -244,7 +245,7 @@ func documentOf(p *plan.Plan, tensors []sensitivity.Tensor, out string) (planDoc
 		return planDocument{}, err
 	}
 	rows, err := p.Explain(tensors, count)
-	return planDocument{out, p.Module, p.Rank, p.Compat, p.Only, p.Budget, p.Tau, p.Cost, rows}, err
+	return planDocument{out, p.Module, p.Rank, p.Compat, p.Only, p.Rule, p.Budget, p.Tau, p.Cost, rows}, err
 }
 
 // explainPlan writes how a plan divides its budget among blocks and operations.

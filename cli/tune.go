@@ -292,6 +292,9 @@ func describeMethod(o run.TuneOptions) string {
 	if o.Score.Criterion != "" && o.Score.Criterion != sensitivity.SquaredGradient {
 		text += ", criterion " + string(o.Score.Criterion)
 	}
+	if o.Plan.Rule != "" {
+		text += ", plan rule " + o.Plan.Rule
+	}
 	if o.Plan.Compat != "" {
 		text += ", compat " + o.Plan.Compat
 	}

@@ -100,6 +100,7 @@ type PlanSummary struct {
 	Tau    int       `json:"tau"`              // rank of the last score that changed the plan
 	Compat string    `json:"compat,omitempty"` // plan.CompatRelease or empty
 	Only   string    `json:"only,omitempty"`   // plan.Structured, plan.Unstructured or empty
+	Rule   string    `json:"rule,omitempty"`   // plan.RandomPlaces, plan.PerNeuron or empty
 	Alpha  float64   `json:"alpha"`            // threshold for structured modules; see plan.Options
 	Beta   float64   `json:"beta"`             // threshold for whole vectors; see plan.Options
 	Cost   plan.Cost `json:"cost"`             // numbers of tuned parameters, by part
@@ -131,7 +132,7 @@ type Backbone struct {
 func New(m *backbone.Model, p *plan.Plan) *Delta {
 	d := &Delta{Config: m.Config, Preprocessing: m.Preprocessing, Backbone: identify(m)}
 	if p != nil {
-		d.Plan = &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Only: p.Only, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
+		d.Plan = &PlanSummary{Budget: p.Budget, Tau: p.Tau, Compat: p.Compat, Only: p.Only, Rule: p.Rule, Alpha: p.Alpha, Beta: p.Beta, Cost: p.Cost}
 	}
 	return d
 }

@@ -13,7 +13,7 @@ import (
 // stages 1 and 2, and methods with structured modules.
 var (
 	blocks  = []string{"drop-path", "head-learning-rate"}
-	scoring = slices.Concat(blocks, []string{"from-block", "budget", "scores-file", "keep-scores", "criterion", "score-batches", "score-batch-size", "alpha", "beta"})
+	scoring = slices.Concat(blocks, []string{"from-block", "budget", "scores-file", "keep-scores", "criterion", "score-batches", "score-batch-size", "plan-rule", "alpha", "beta"})
 	modules = []string{"rank", "dropout", "module-drop-path", "init"}
 	// modules without scores
 	uniform = slices.Concat(blocks, modules, []string{"budget", "from-block"})

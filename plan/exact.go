@@ -86,6 +86,9 @@ func exact(ctx context.Context, scores *sensitivity.Scores, budget int, o Option
 	if p.Tau, err = rank(ctx, tensors, last); err != nil {
 		return nil, fmt.Errorf("planning: %w", err)
 	}
+	if o.Rule == RandomPlaces {
+		p.toRandomPlaces(tensors, o.Seed)
+	}
 	return p, nil
 }
 

@@ -56,6 +56,11 @@ type Options struct {
 	Alpha float64 `json:"alpha"`
 	// Beta is β: a vector is tuned whole if at least len/β of its entries are selected. Default: 5.
 	Beta float64 `json:"beta"`
+	// Rule is [RandomPlaces] or [PerNeuron]. Default: empty, which is SPT's rule.
+	Rule string `json:"rule,omitempty"`
+	// Seed is the seed of the random places of the rule [RandomPlaces]. A configuration does not
+	// store it: it is the seed of the scores, sensitivity.Options.Seed. Default: 0.
+	Seed uint64 `json:"-"`
 	// Compat is [CompatRelease] for the plan that the paper's published code makes. Default: empty,
 	// for the plan that spends the budget exactly, as [New] describes.
 	Compat string `json:"compat"`
@@ -96,6 +101,9 @@ func (o Options) Validate(tensors []sensitivity.Tensor, classToken, budget int) 
 	if side, _ := sidesOf(tensors); o.Only != Unstructured && o.Rank > side {
 		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, side)
 	}
+	if o.Rule == PerNeuron {
+		return checkBiases(tensors, classToken, budget)
+	}
 	if o.Compat == "" {
 		return checkBudget(budget, classToken)
 	}
@@ -110,6 +118,9 @@ func (o Options) check() error {
 	if err := sensitivity.ValidateCompat(o.Compat); err != nil {
 		return err
 	}
+	if err := validateRule(o.Rule, o.Only, o.Compat); err != nil {
+		return err
+	}
 	switch {
 	case o.Only != "" && o.Only != Unstructured && o.Only != Structured:
 		return fmt.Errorf("only is %q, expected %q, %q or nothing", o.Only, Unstructured, Structured)
@@ -121,6 +132,8 @@ func (o Options) check() error {
 		return option.Errorf("compat", "compat mode %q makes no plans of %s tuning only; leave out one of the two options", o.Compat, o.Only)
 	case o.Only != Unstructured && o.Module == "":
 		return fmt.Errorf("no structured module is named; give one, for example %q", "lora")
+	case o.Rule == PerNeuron && o.Beta != paperBeta:
+		return option.Errorf("beta", "plan rule %q has no threshold, so beta has no effect on it; leave it out", o.Rule)
 	case o.Rank < 0:
 		return option.Errorf("rank", "rank is %d, expected 1 or more", o.Rank)
 	case !positive(o.Alpha) || !positive(o.Beta):
@@ -164,6 +177,11 @@ func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 //
 // With o.FromBlock, the scores of earlier tensors are not taken, and the class token costs nothing.
 //
+// With [PerNeuron], New tunes whole every vector that is not part of a norm. It spends the rest of
+// the budget on entries of matrices and kernels, of which the rows are the weights of one output
+// neuron: it takes the largest score of each neuron, then the second largest of each, and so on.
+// Where the budget ends, the larger scores come first.
+//
 // New returns an error if [Options.Validate] does, if a score is NaN, infinite or negative, or if a
 // shape does not match the number of scores. If ctx is cancelled, New returns the error of ctx.
 func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
@@ -179,7 +197,10 @@ func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options,
 		late.Tensors, late.ClassToken = sensitivity.From(scores.Tensors, o.FromBlock), 0
 		scores = &late
 	}
-	if o.Compat == "" {
+	switch {
+	case o.Rule == PerNeuron:
+		return perNeuron(ctx, scores, budget, o)
+	case o.Compat == "":
 		return exact(ctx, scores, budget, o, count)
 	}
 	plans, err := Release(ctx, scores, releaseScale, o, count)

@@ -244,6 +244,7 @@ func newPlan(tensors []tensor, events []event, o Options, budget, classToken int
 		Compat:    o.Compat,
 		FromBlock: o.FromBlock,
 		Only:      o.Only,
+		Rule:      o.Rule,
 		Module:    o.Module,
 		Rank:      o.Rank,
 		Alpha:     o.Alpha,

@@ -18,7 +18,8 @@
 // The cost of a plan is the number of parameters in these parts and in the class token, which is
 // always tuned. The head is always tuned too, but it never counts.
 //
-// For ablations, a plan can use no modules ([Unstructured]) or no single entries ([Structured]).
+// For ablations, a plan can use no modules ([Unstructured]) or no single entries ([Structured]). For
+// comparisons, a plan can follow another rule: [RandomPlaces] or [PerNeuron].
 //
 // Start with [New], which makes a plan from scores. [ParseBudget] parses a budget such as "0.4M" or
 // "0.5%". [Plan.Save] and [LoadFile] write and read a plan as a JSON file. [Plan.Validate] checks a
@@ -52,6 +53,9 @@ type Plan struct {
 	// Only is [Unstructured] or [Structured] if the plan uses only one half of the method.
 	// Otherwise it is empty.
 	Only string `json:"only,omitempty"`
+	// Rule is [RandomPlaces] or [PerNeuron] if the plan follows this rule. It is empty if the plan
+	// follows SPT's rule.
+	Rule string `json:"rule,omitempty"`
 	// Module is the registered name of the structured module, such as "lora". It is empty if Only
 	// is [Unstructured].
 	Module string `json:"module"`
@@ -64,7 +68,8 @@ type Plan struct {
 	// Budget is the number of parameters that the plan may spend, without the head.
 	Budget int `json:"budget"`
 	// Tau is τ, the rank, from 1, of the last score that changed the plan. It is 0 if no score did.
-	// With Compat it is the number of largest scores that were taken. It is 0 in a plan that was
+	// With Compat it is the number of largest scores that were taken. With [RandomPlaces] it is that
+	// of the plan before its places were exchanged. It is 0 with [PerNeuron], and in a plan that was
 	// imported from a published selection, because the selection does not record τ.
 	Tau int `json:"tau"`
 	// Cost counts the parameters that the plan spends.
@@ -237,6 +242,9 @@ func (p *Plan) check() error {
 	// cannot overflow an int.
 	const most = 1 << 48
 
+	if err := validateRule(p.Rule, p.Only, p.Compat); err != nil {
+		return err
+	}
 	switch {
 	case p.Compat != "" && p.Compat != CompatRelease:
 		return fmt.Errorf("compat is %q, expected %q or nothing", p.Compat, CompatRelease)
@@ -258,6 +266,8 @@ func (p *Plan) check() error {
 		return fmt.Errorf("module is empty, expected the name of a structured module such as %q", "lora")
 	case p.Only != Unstructured && p.Rank < 1:
 		return fmt.Errorf("rank is %d, expected 1 or more", p.Rank)
+	case p.Rule == PerNeuron && p.Tau != 0:
+		return fmt.Errorf("tau is %d and rule is %q, expected tau 0, because the rule has no order of all scores", p.Tau, p.Rule)
 	case !positive(p.Alpha) || !positive(p.Beta):
 		return fmt.Errorf("alpha and beta are %v and %v, expected positive numbers", p.Alpha, p.Beta)
 	case p.Budget < 1 || p.Budget > most:

@@ -128,7 +128,7 @@ type TuneOptions struct {
 	KeepScores bool `json:"keep_scores,omitempty"`
 	// Score configures stage 1.
 	Score sensitivity.Options `json:"score"`
-	// Plan configures stage 2. Its Module, Only, Rank and FromBlock are set from Method, Rank and
+	// Plan configures stage 2. Its Module, Only, Rank, FromBlock and Seed are set from Method, Rank and
 	// FromBlock.
 	Plan plan.Options `json:"plan"`
 	// Train configures stage 3: it is the recipe of every training.

@@ -220,7 +220,7 @@ var configKeys = []struct{ option, path string }{
 	{"random-erasing", "data.images.augment.random_erasing"}, {"mixup", "data.images.augment.mixup"}, {"cutmix", "data.images.augment.cutmix"},
 	{"budget", "tune.budgets"}, {"rank", "tune.rank"}, {"prompts", "tune.prompts"}, {"bottleneck", "tune.bottleneck"}, {"scale", "tune.scale"}, {"target-modules", "tune.target_modules"}, {"from-block", "tune.from_block"},
 	{"scores-file", "tune.scores_file"}, {"keep-scores", "tune.keep_scores"}, {"criterion", "tune.score.criterion"}, {"score-batches", "tune.score.batches"}, {"score-batch-size", "tune.score.batch_size"},
-	{"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
+	{"plan-rule", "tune.plan.rule"}, {"alpha", "tune.plan.alpha"}, {"beta", "tune.plan.beta"},
 	{"compat", "tune.plan.compat"}, {"compat", "tune.score.compat"}, {"compat", "tune.train.compat"},
 	{"recipe", "tune.recipe"}, {"augment", "tune.auto_augment"}, {"from-delta", "tune.from_delta"}, {"probe-head", "tune.probe"}, {"time", "tune.time_limit"}, {"epochs", "tune.train.epochs"}, {"steps", "tune.train.steps"}, {"patience", "tune.train.patience"}, {"batch-size", "tune.train.batch_size"}, {"learning-rate", "tune.lrs"}, {"learning-rate", "tune.train.lr"},
 	{"head-learning-rate", "tune.train.head_lr"}, {"learning-rate-factors", "tune.train.lr_factors"}, {"weight-decay", "tune.train.weight_decay"}, {"warmup-epochs", "tune.train.warmup_epochs"},

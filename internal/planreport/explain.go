@@ -55,7 +55,10 @@ func Explain(w io.Writer, p *plan.Plan, tensors []sensitivity.Tensor, count plan
 		how = "compat " + p.Compat
 	}
 	var out bytes.Buffer
-	if p.Tau > 0 { // an imported plan has no Tau
+	if p.Rule != "" {
+		how = "rule " + p.Rule
+	}
+	if p.Tau > 0 && p.Rule == "" { // an imported plan has no Tau
 		how += fmt.Sprintf(": the %d largest scores", p.Tau)
 	}
 	what := fmt.Sprintf("%s, rank %d", p.Module, p.Rank)

@@ -1,0 +1,37 @@
+package plan
+
+import (
+	"slices"
+
+	"github.com/sptune/spt/internal/option"
+)
+
+// The values of [Options.Rule] and [Plan.Rule].
+const (
+	// RandomPlaces makes the plan of SPT's rule, and then moves what the plan tunes to random
+	// places: as many modules, vectors and entries as before, at the same cost. It is a control: it
+	// tells what the choice of places is worth.
+	RandomPlaces = "random-places"
+	// PerNeuron is the rule of GPS (Zhang et al. 2024, arXiv 2312.10136). It tunes the weights with
+	// the largest scores of each output neuron, one by one, and every bias whole. It needs
+	// [Unstructured].
+	PerNeuron = "per-neuron"
+)
+
+// Rules returns all rules other than the default, which is SPT's rule and has no name.
+func Rules() []string { return []string{RandomPlaces, PerNeuron} }
+
+// validateRule returns an error if a plan cannot have the rule together with only and compat.
+func validateRule(rule, only, compat string) error {
+	switch {
+	case rule == "":
+		return nil
+	case !slices.Contains(Rules(), rule):
+		return option.Unknown("plan-rule", "plan rule", rule, Rules())
+	case compat != "":
+		return option.Errorf("plan-rule", "plan rule %q contradicts compat mode %q, which has SPT's rule; leave out one of the two options", rule, compat)
+	case rule == PerNeuron && only != Unstructured:
+		return option.Errorf("plan-rule", "plan rule %q tunes single entries and vectors, but the plan has structured modules; choose a method without modules, such as spt-unstructured", rule)
+	}
+	return nil
+}
