@@ -278,7 +278,10 @@ func describeMethod(o run.TuneOptions) string {
 		text += fmt.Sprintf(", %d prompts", o.Prompts)
 	}
 	if o.Bottleneck > 0 {
-		text += fmt.Sprintf(", bottlenecks of %d, scale %g", o.Bottleneck, o.Scale)
+		text += fmt.Sprintf(", bottlenecks of %d", o.Bottleneck)
+	}
+	if o.Scale > 0 {
+		text += fmt.Sprintf(", scale %g", o.Scale)
 	}
 	if len(o.TargetModules) > 0 {
 		text += ", on " + comma(o.TargetModules)

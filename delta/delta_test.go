@@ -77,7 +77,10 @@ func selections() map[string]peft.Selection {
 		"bitfit":  biases(tinyConfig),
 		"ssf":     peft.Selection{SSF: true},
 
-		"adaptformer": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 3, Scale: 0.1}},
+		"adaptformer":  peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 3, Scale: 0.1}},
+		"adapter-plus": peft.Selection{PostAdapter: &peft.PostAdapter{Width: 3}},
+		"difffit":      peft.Selection{BranchScales: true, Whole: []string{"blocks.0.norm1.weight", "blocks.0.attn.proj.bias"}},
+		"dora":         peft.Uniform(tinyConfig, "dora", 2), "repadapter": peft.Uniform(tinyConfig, "repadapter", 3), "adapter-scaled": peft.Uniform(tinyConfig, "adapter-scaled", 2),
 		"vpt-shallow": peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: false}},
 		"vpt-deep":    peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: true}},
 		"mlp-3":       peft.Selection{MLPHead: 3},
@@ -497,7 +500,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte(text))
 	f.Add([]byte(strings.Replace(text, `"depth": 2`, `"depth": 1024`, 1)))
 	f.Add([]byte(strings.Replace(text, `"rank": 2`, `"rank": 65536`, 1)))
-	for _, add := range []string{`"ssf":true`, `"prompts":{"tokens":65536,"deep":true}`, `"adaptformer":{"width":3,"scale":0.1}`, `"mlp_head":64`} {
+	for _, add := range []string{`"ssf":true`, `"prompts":{"tokens":65536,"deep":true}`, `"adaptformer":{"width":3,"scale":0.1}`, `"mlp_head":64`, `"branch_scales":true`, `"post_adapter":{"width":3}`} {
 		f.Add([]byte(strings.Replace(text, `"selection": {`, `"selection": {`+add+",", 1)))
 	}
 	f.Add([]byte(`{"kind":"delta","version":1}`))

@@ -57,7 +57,8 @@ func catalogue() []Row {
 		}, {
 			Name:    "NAME",
 			Summary: "the module NAME on every matrix of every block",
-			Paper:   "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751; there on fewer matrices",
+			Paper: "LoRA: Hu et al. 2022, arXiv 2106.09685; Adapter: Houlsby et al. 2019, arXiv 1902.00751; " +
+				"DoRA: Liu et al. 2024, arXiv 2402.09353; RepAdapter: Luo et al. 2023, arXiv 2302.08106; there on fewer matrices",
 			options: chosen,
 			tunes:   withModules,
 		}, {
@@ -94,6 +95,7 @@ func catalogue() []Row {
 			Name:     "adaptformer",
 			Summary:  "a bottleneck beside the MLP of every block",
 			Paper:    "Chen et al. 2022, AdaptFormer, arXiv 2205.13535",
+			inPaper:  true,
 			options:  slices.Concat(blocks, []string{"bottleneck", "scale", "dropout", "from-block"}),
 			defaults: Options{Bottleneck: 64, Scale: 0.1},
 			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
@@ -102,6 +104,20 @@ func catalogue() []Row {
 			// Chen et al. 2022, main_image.py, with the learning rate of SPT.
 			Recipe: "dropout 0.1 in the bottleneck, no drop-path, no weight decay",
 			change: func(o *train.Options) { o.DropPath, o.WeightDecay = 0, 0 },
+		},
+		{
+			Name:     "adapter-plus",
+			Summary:  "an adapter with learned factors of the channels after every block",
+			Paper:    "Steitz and Roth 2024, Adapters Strike Back, CVPR 2024",
+			inPaper:  true,
+			options:  slices.Concat(blocks, []string{"bottleneck", "module-drop-path", "from-block"}),
+			defaults: Options{Bottleneck: 8},
+			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
+				return peft.Selection{PostAdapter: &peft.PostAdapter{Width: o.Bottleneck}}, nil
+			},
+			// Steitz and Roth 2024, conf/train/default.yaml.
+			Recipe: "warm-up from 1e-5, down to 1e-6",
+			change: func(o *train.Options) { o.WarmupLR, o.MinLR = 1e-5, 1e-6 },
 		},
 		vpt("vpt-shallow", "prompts before the first block", 100, false),
 		vpt("vpt-deep", "prompts before every block", 50, true),
@@ -131,6 +147,17 @@ func catalogue() []Row {
 			options: slices.Concat(blocks, []string{"from-block"}),
 			merges:  true,
 			tunes:   func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) { return norms(c), nil },
+		}, {
+			Name:    "difffit",
+			Summary: "every bias and norm, and factors for the output of every branch",
+			Paper:   "Xie et al. 2023, DiffFit, arXiv 2304.06648",
+			options: slices.Concat(blocks, []string{"from-block"}),
+			merges:  true,
+			tunes: func(_ Row, c backbone.Config, _ Options) (peft.Selection, error) {
+				s := whole(c, func(p backbone.Param) bool { return isBias(p) || isVector(p) && p.Norm })
+				s.BranchScales = true
+				return s, nil
+			},
 		}, {
 			Name:    "partial-K",
 			Summary: "the last K blocks and all layers after them",

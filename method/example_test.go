@@ -23,11 +23,13 @@ func ExampleCatalogue() {
 	// adapter-mlp  an adapter after the MLP of every block
 	// houlsby      adapters after the attention and after the MLP of every block
 	// adaptformer  a bottleneck beside the MLP of every block
+	// adapter-plus an adapter with learned factors of the channels after every block
 	// vpt-shallow  prompts before the first block
 	// vpt-deep     prompts before every block
 	// ssf          a scale and a shift for the output of every operation
 	// bitfit       every bias
 	// norm         every norm
+	// difffit      every bias and norm, and factors for the output of every branch
 	// partial-K    the last K blocks and all layers after them
 	// mlp-K        a head of K layers
 	// linear       the head alone

@@ -7,8 +7,9 @@
 // merged ([Row.Merges]). [Methods] returns the names of all methods, and [Catalogue] all rows. Help
 // texts, documentation and checks read the catalogue.
 //
-// A structured module that is registered with peft.Register under a NAME adds three methods: NAME,
-// spt-NAME and spt-NAME-structured.
+// A structured module that is registered with peft.Register under a NAME adds the methods NAME,
+// NAME+vectors, spt-NAME and spt-NAME-structured. For a module whose paper puts it elsewhere than
+// on every matrix, the method NAME can be a row of its own, with the places of the paper.
 package method
 
 import (
@@ -73,8 +74,8 @@ type Options struct {
 	// Prompts is the number of prompt tokens of VPT. Default: 100 for vpt-shallow and 50 for
 	// vpt-deep, as in the comparison on CIFAR-100 by Lian et al. 2022 (table 3).
 	Prompts int `json:"prompts,omitempty"`
-	// Bottleneck is the width of the bottlenecks of AdaptFormer. Default: 64, as in the paper of
-	// AdaptFormer.
+	// Bottleneck is the width of the bottlenecks of AdaptFormer and Adapter+. Default: 64 for
+	// AdaptFormer and 8 for Adapter+, as in their papers.
 	Bottleneck int `json:"bottleneck,omitempty"`
 	// Scale is the factor on the output of the bottlenecks of AdaptFormer. Default: 0.1, as in the
 	// paper of AdaptFormer.
@@ -95,7 +96,7 @@ type Options struct {
 func Lookup(m Method) (Row, error) {
 	for _, r := range rows {
 		name, ok := r.match(string(m))
-		if !ok {
+		if !ok || r.Name == nameVariable && hasOwnRow(name) {
 			continue
 		}
 		r.Method = m
@@ -178,6 +179,7 @@ type Row struct {
 	defaults Options
 	places   []string             // operations whose matrices get the module; nil: every matrix
 	vectors  bool                 // every bias and norm is tuned in addition to the modules
+	inPaper  bool                 // the row replaces the row NAME for the module of the same name
 	merges   bool                 // result of Merges for a method without a structured module
 	change   func(*train.Options) // changes the recipe of SPT to the recipe of the method
 	tunes    func(r Row, c backbone.Config, o Options) (peft.Selection, error)
@@ -197,9 +199,18 @@ func (r Row) Methods() []Method {
 	}
 	var out []Method
 	for _, name := range peft.Names() {
+		if r.Name == nameVariable && hasOwnRow(name) {
+			continue
+		}
 		out = append(out, Method(strings.Replace(r.Name, nameVariable, name, 1)))
 	}
 	return out
+}
+
+// hasOwnRow reports whether the method that is named after a module is a row of its own, which
+// puts the module where its paper does.
+func hasOwnRow(module string) bool {
+	return slices.ContainsFunc(rows, func(r Row) bool { return r.inPaper && r.Name == module })
 }
 
 // isFamily reports whether the row is a family with that variable part in its name.
@@ -355,7 +366,7 @@ func checkModuleName(name string) error {
 			continue
 		}
 		for _, method := range []string{name, sptPrefix + name} {
-			if _, ok := r.match(method); ok {
+			if _, ok := r.match(method); ok && !(r.inPaper && r.Name == name) {
 				return fmt.Errorf("it would add a method with the same name as the method %s", r.Name)
 			}
 		}

@@ -110,6 +110,13 @@ func TestPublishedCounts(t *testing.T) {
 	if n, _ := counted(t, "bitfit", 100, method.Options{}); n != 102_912 { // 0.10 M
 		t.Errorf("BitFit: %d", n)
 	}
+
+	// Steitz and Roth 2024, Adapter+ of width 8 on VTAB-1k: 0.20 million with a head of the mean size
+	// of the 19 tasks, which have 940 classes together.
+	tuned, _ := counted(t, "adapter-plus", 1, method.Options{})
+	if got := rounded((float64(tuned) + 769*940./19) / 1e6); got != "0.20" {
+		t.Errorf("Adapter+: %s million parameters", got)
+	}
 }
 
 // TestPublishedTotals compares with table 1 of Jia et al. 2022 (VPT, arXiv 2203.12119): the
@@ -142,6 +149,7 @@ func TestMethodNames(t *testing.T) {
 	for m, want := range map[method.Method][2]string{
 		"lora": {"lora", ""}, "spt-adapter": {"adapter", ""}, "spt-lora-structured": {"lora", plan.Structured}, "spt-unstructured": {"", plan.Unstructured},
 		"stretch": {"stretch", ""}, "spt-stretch": {"stretch", ""}, "spt-stretch-structured": {"stretch", plan.Structured},
+		"adaptformer": {"", ""}, "spt-adaptformer": {"adaptformer", ""}, "adapter-plus": {"", ""}, "spt-adapter-plus-structured": {"adapter-plus", plan.Structured},
 		"ssf": {"", ""}, "partial-12": {"", ""}, "mlp-2": {"", ""},
 	} {
 		row, err := method.Lookup(m)

@@ -15,8 +15,11 @@ import (
 // embedding included (Ben Zaken et al. 2022, "BitFit", arXiv 2106.10199; "bias" in the tables of
 // VPT).
 func biases(c backbone.Config) peft.Selection {
-	return whole(c, func(p backbone.Param) bool { return strings.HasSuffix(p.Name, ".bias") })
+	return whole(c, isBias)
 }
+
+// isBias reports whether p is the bias of a layer or a norm.
+func isBias(p backbone.Param) bool { return strings.HasSuffix(p.Name, ".bias") }
 
 // partial returns the selection of the last blocks of the backbone and of all tensors after them:
 // the final norm, and layers between these blocks (Yosinski et al. 2014, arXiv 1411.1792). With

@@ -10,6 +10,27 @@ import (
 	"github.com/sptune/spt/backbone"
 )
 
+// adaptFormer is the bottleneck of AdaptFormer (Chen et al. 2022, arXiv 2205.13535) in parallel to
+// one layer. It returns y + s·(U·ReLU(D·x + d) + u) with s = 0.1, the factor of the paper. D starts
+// Kaiming-uniform and the other tensors at zero, so the output is unchanged at first. Dropout is
+// applied after the ReLU. The module cannot be merged because of the ReLU. [Bottleneck] is the
+// placement of the paper, in parallel to the MLP.
+var adaptFormer = Module{
+	Name:  "adaptformer",
+	Count: func(in, out, rank int) int { return rank*(in+out) + rank + out },
+	Graph: func(s *Site, x, y *Node) *Node {
+		down, downBias := s.Param("adaptformer_down.weight", KaimingUniform, s.Rank, s.In), s.Param("adaptformer_down.bias", Zero, s.Rank)
+		up, upBias := s.Param("adaptformer_up.weight", Zero, s.Out, s.Rank), s.Param("adaptformer_up.bias", Zero, s.Out)
+		hidden := s.Dropout(relu(backbone.Linear(x, down, downBias)))
+		return Add(y, MulScalar(backbone.Linear(hidden, up, upBias), adaptFormerScale))
+	},
+}
+
+func init() { builtIn(adaptFormer) }
+
+// adaptFormerScale is the factor s of the paper.
+const adaptFormerScale = 0.1
+
 // Bottleneck configures AdaptFormer (Chen et al. 2022, "AdaptFormer", arXiv 2205.13535), which adds
 // a small network in parallel to the MLP branch of each block. The network adds s·U·ReLU(D·x + d) +
 // s·u to the output of the branch, where x is the input of the branch before its norm.

@@ -80,7 +80,7 @@ func TestModuleDrops(t *testing.T) {
 	const images, tokens, width = 24, 3, 8
 	r := rand.New(rand.NewPCG(1, 2))
 	x := randomTensor(r, images, tokens, width)
-	for _, module := range []string{"lora", "adapter"} {
+	for _, module := range []string{"lora", "adapter", "adapter-scaled", "dora"} {
 		tuning, err := peft.New(config, peft.Uniform(config, module, 2))
 		if err != nil {
 			t.Fatal(err)

@@ -34,9 +34,23 @@ func Schemes() []Scheme { return []Scheme{PaperScheme, ReleaseScheme} }
 // Zero is the [Init] that returns zeros.
 func Zero(p Param, _ *rand.Rand, _ checkpoint.StateDict) []float32 { return make([]float32, p.Size()) }
 
+// one is the Init that returns ones.
+func one(p Param, _ *rand.Rand, _ checkpoint.StateDict) []float32 {
+	v := make([]float32, p.Size())
+	for i := range v {
+		v[i] = 1
+	}
+	return v
+}
+
 // KaimingUniform is the [Init] of kaiming_uniform_(a=√5) in PyTorch: uniform in ±1/√fan_in.
 func KaimingUniform(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32 {
 	return uniform(1/math.Sqrt(float64(p.Size()/p.Shape[0])))(p, r, weights)
+}
+
+// xavierUniform is the Init of xavier_uniform_ in PyTorch: uniform in ±√(6/(fan_in + fan_out)).
+func xavierUniform(p Param, r *rand.Rand, weights checkpoint.StateDict) []float32 {
+	return uniform(math.Sqrt(6/float64(p.Shape[0]+p.Size()/p.Shape[0])))(p, r, weights)
 }
 
 // uniform returns an Init with values uniform in ±bound.
@@ -56,6 +70,22 @@ func normal(mean, deviation float64) Init {
 		v := make([]float32, p.Size())
 		for i := range v {
 			v[i] = float32(mean + r.NormFloat64()*deviation)
+		}
+		return v
+	}
+}
+
+// truncatedNormal returns an Init with values from a normal distribution around 0. Values of more
+// than twice the deviation are drawn again.
+func truncatedNormal(deviation float64) Init {
+	return func(p Param, r *rand.Rand, _ checkpoint.StateDict) []float32 {
+		v := make([]float32, p.Size())
+		for i := range v {
+			x := r.NormFloat64()
+			for math.Abs(x) > 2 {
+				x = r.NormFloat64()
+			}
+			v[i] = float32(x * deviation)
 		}
 		return v
 	}

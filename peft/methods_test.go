@@ -3,6 +3,7 @@ package peft_test
 import (
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,7 +127,16 @@ func TestMethodsAgainstPyTorch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// modules returns the selection with a module of rank 3 on each matrix of the first block.
+	modules := func(name string) peft.Selection {
+		s := peft.Uniform(m.Config, name, 3)
+		s.Structured = slices.DeleteFunc(s.Structured, func(tensor string) bool { return !strings.HasPrefix(tensor, "blocks.0.") })
+		return s
+	}
 	for method, s := range map[string]peft.Selection{
+		"difffit": {BranchScales: true}, "adapter-plus": {PostAdapter: &peft.PostAdapter{Width: 3}},
+		"module-lora": modules("lora"), "module-dora": modules("dora"), "module-repadapter": modules("repadapter"), "module-adaptformer": modules("adaptformer"),
+		"module-adapter": modules("adapter"), "module-adapter-nobias": modules("adapter-nobias"), "module-adapter-scaled": modules("adapter-scaled"), "module-adapter-plus": modules("adapter-plus"),
 		"ssf": peft.Selection{SSF: true}, "vpt-shallow": peft.Selection{Prompts: &peft.Prompts{Tokens: 3, Deep: false}}, "vpt-deep": peft.Selection{Prompts: &peft.Prompts{Tokens: 3, Deep: true}}, "adaptformer": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 5, Scale: 0.1}}, "mlp-3": peft.Selection{MLPHead: 3},
 	} {
 		file, err := checkpoint.Open(filepath.Join(f.Dir, "..", "..", "methods", method+".safetensors"))
@@ -204,7 +214,7 @@ func TestStart(t *testing.T) {
 		bound float64
 	}{
 		"full": {peft.Full(config), 1e-6}, "bitfit": {ofMethod(t, config, "bitfit"), 1e-6}, "partial": {ofMethod(t, config, "partial-1"), 1e-6}, "lora": {peft.Uniform(config, "lora", 2), 1e-6},
-		"adapter": {peft.Uniform(config, "adapter", 2), 1e-6}, "adaptformer": {peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, 1e-6}, "ssf": {peft.Selection{SSF: true}, 0.5}, "mlp-1": {peft.Selection{MLPHead: 1}, 1e-6},
+		"adapter": {peft.Uniform(config, "adapter", 2), 1e-6}, "adaptformer": {peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, 1e-6}, "ssf": {peft.Selection{SSF: true}, 0.5}, "difffit": {peft.Selection{BranchScales: true}, 1e-6}, "adapter-plus": {peft.Selection{PostAdapter: &peft.PostAdapter{Width: 4}}, 1e-2}, "mlp-1": {peft.Selection{MLPHead: 1}, 1e-6},
 	} {
 		d, most := difference(t, logits(c.s), want)
 		if !(d <= c.bound*most) {
@@ -243,6 +253,14 @@ func TestInitialValues(t *testing.T) {
 	_, deviation, most := values(peft.Selection{Prompts: &peft.Prompts{Tokens: 500, Deep: true}}, "deep_prompt_embeddings")
 	near("deviation of prompts", deviation, bound/math.Sqrt(3), 0.01)
 	near("largest prompt", most, bound, 0.01)
+	_, deviation, most = values(peft.Selection{PostAdapter: &peft.PostAdapter{Width: 200}}, "blocks.1.mlp.adapterplus_up.weight")
+	near("deviation of Adapter+", deviation, 0.01*0.8796, 3e-4) // of a normal distribution that is truncated at 2σ
+	near("largest value of Adapter+", most, 0.02, 2e-4)
+	mean, deviation, _ = values(peft.Selection{PostAdapter: &peft.PostAdapter{Width: 2}}, "blocks.1.mlp.adapterplus_scale")
+	near("mean of the factors of Adapter+", mean, 1, 0)
+	near("deviation of the factors of Adapter+", deviation, 0, 0)
+	_, deviation, most = values(peft.Uniform(config, "repadapter", 8), "blocks.0.attn.q.repadapter_down.weight")
+	near("largest value of D of RepAdapter", most, math.Sqrt(6./16), 0.05)
 	_, deviation, _ = values(peft.Selection{MLPHead: 3}, "head.hidden.1.weight")
 	near("deviation of the head's layers", deviation, math.Sqrt(2./8), 0.1)
 }
@@ -250,13 +268,14 @@ func TestInitialValues(t *testing.T) {
 // TestMethodErrors checks the errors of New for sizes out of range.
 func TestMethodErrors(t *testing.T) {
 	for want, s := range map[string]peft.Selection{
-		"0 tokens, expected 1":     peft.Selection{Prompts: &peft.Prompts{Tokens: 0, Deep: false}},
-		"1099511627776 tokens":     peft.Selection{Prompts: &peft.Prompts{Tokens: 1 << 40, Deep: true}},
-		"bottleneck of width 0":    peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 0, Scale: 0.1}},
-		"a scale of 0, expected":   peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0}},
-		"a scale of NaN, expected": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: math.NaN()}},
-		"head of -1 layers":        peft.Selection{MLPHead: -1},
-		"head of 65 layers":        peft.Selection{MLPHead: 65},
+		"0 tokens, expected 1":              peft.Selection{Prompts: &peft.Prompts{Tokens: 0, Deep: false}},
+		"1099511627776 tokens":              peft.Selection{Prompts: &peft.Prompts{Tokens: 1 << 40, Deep: true}},
+		"bottleneck of width 0":             peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 0, Scale: 0.1}},
+		"a scale of 0, expected":            peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0}},
+		"a scale of NaN, expected":          peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: math.NaN()}},
+		"Adapter+: a bottleneck of width 0": peft.Selection{PostAdapter: &peft.PostAdapter{}},
+		"head of -1 layers":                 peft.Selection{MLPHead: -1},
+		"head of 65 layers":                 peft.Selection{MLPHead: 65},
 	} {
 		if _, err := peft.New(config, s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("expected an error with %q, got %v", want, err)

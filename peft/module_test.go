@@ -1,14 +1,12 @@
 package peft_test
 
 import (
-	"errors"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
-
-	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/backend"
@@ -17,119 +15,10 @@ import (
 	"github.com/sptune/spt/peft"
 )
 
-// dora is DoRA (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", arXiv 2402.09353):
-// it scales the rows of W + B·A to learned lengths. It reads the frozen weight.
-var dora = peft.Module{
-	Name:  "dora",
-	Count: func(in, out, rank int) int { return rank*(in+out) + out },
-	Graph: func(s *peft.Site, x, y *Node) *Node {
-		a := s.Param("lora_A", peft.KaimingUniform, s.Rank, s.In)
-		b := s.Param("lora_B", peft.Zero, s.Out, s.Rank)
-		magnitude := s.Param("dora_magnitude", rowLengths, s.Out)
-		bias := s.Bias()
-		if bias != nil {
-			y = Sub(y, ExpandLeftToRank(bias, y.Rank()))
-		}
-		length := Sqrt(ReduceSum(Square(Add(s.Weight(), MatMul(b, a))), 1)) // [out]
-		y = Add(y, backbone.Linear(backbone.Linear(x, a, nil), b, nil))
-		y = Mul(y, ExpandLeftToRank(Div(magnitude, length), y.Rank()))
-		if bias != nil {
-			y = Add(y, ExpandLeftToRank(bias, y.Rank()))
-		}
-		return y
-	},
-	Merge: func(l *peft.MergedLayer) error {
-		a, b, magnitude := l.Tensors["lora_A"].Data, l.Tensors["lora_B"].Data, l.Tensors["dora_magnitude"].Data
-		for o := range l.Out {
-			row, sum := make([]float64, l.In), 0.0
-			for i := range row {
-				row[i] = float64(l.Weight.Data[o*l.In+i])
-				for r := range l.Rank {
-					row[i] += float64(b[o*l.Rank+r]) * float64(a[r*l.In+i])
-				}
-				sum += row[i] * row[i]
-			}
-			for i := range row {
-				l.Weight.Data[o*l.In+i] = float32(row[i] * float64(magnitude[o]) / math.Sqrt(sum))
-			}
-		}
-		return nil
-	},
-}
-
-// rowLengths returns the lengths of the rows of the weight of the layer.
-func rowLengths(p peft.Param, _ *rand.Rand, weights checkpoint.StateDict) []float32 {
-	w := weights[strings.TrimSuffix(p.Name, "dora_magnitude")+"weight"]
-	in := w.Shape[1]
-	v := make([]float32, p.Size())
-	for o := range v {
-		sum := 0.0
-		for _, x := range w.Data[o*in : (o+1)*in] {
-			sum += float64(x) * float64(x)
-		}
-		v[o] = float32(math.Sqrt(sum))
-	}
-	return v
-}
-
-// repAdapter is RepAdapter (Luo et al. 2023, "Towards Efficient Visual Adaption via Structural
-// Re-parameterization", arXiv 2302.08106) without groups and with a scale of 1. It is a linear
-// bottleneck on the input of the layer: W·(x + U·(D·x + d) + u) + b. It reads the frozen weight and
-// can be merged into weight and bias.
-var repAdapter = peft.Module{
-	Name:  "repadapter",
-	Count: func(in, _, rank int) int { return 2*rank*in + rank + in },
-	Graph: func(s *peft.Site, x, y *Node) *Node {
-		down := s.Param("repadapter_down.weight", peft.KaimingUniform, s.Rank, s.In)
-		downBias := s.Param("repadapter_down.bias", peft.Zero, s.Rank)
-		up := s.Param("repadapter_up.weight", peft.Zero, s.In, s.Rank)
-		upBias := s.Param("repadapter_up.bias", peft.Zero, s.In)
-		return Add(y, backbone.Linear(backbone.Linear(backbone.Linear(x, down, downBias), up, upBias), s.Weight(), nil))
-	},
-	Merge: func(l *peft.MergedLayer) error {
-		if l.Bias.Data == nil {
-			return errors.New("the layer has no bias")
-		}
-		down, downBias := l.Tensors["repadapter_down.weight"].Data, l.Tensors["repadapter_down.bias"].Data
-		up, upBias := l.Tensors["repadapter_up.weight"].Data, l.Tensors["repadapter_up.bias"].Data
-		for o := range l.Out {
-			row := l.Weight.Data[o*l.In : (o+1)*l.In]
-			wide := make([]float64, l.Rank) // product of the row and U
-			bias := float64(l.Bias.Data[o])
-			for i, w := range row {
-				bias += float64(w) * float64(upBias[i])
-				for r := range wide {
-					wide[r] += float64(w) * float64(up[i*l.Rank+r])
-				}
-			}
-			for r, v := range wide {
-				bias += v * float64(downBias[r])
-			}
-			for i, w := range row {
-				sum := float64(w)
-				for r, v := range wide {
-					sum += v * float64(down[r*l.In+i])
-				}
-				row[i] = float32(sum)
-			}
-			l.Bias.Data[o] = float32(bias)
-		}
-		return nil
-	},
-}
-
-func init() {
-	for _, m := range []peft.Module{dora, repAdapter} {
-		if err := peft.Register(m); err != nil {
-			panic(err)
-		}
-	}
-}
-
-// TestModulesThatReadTheLayer checks DoRA and RepAdapter, with and without tuned biases: the
-// parameter count, no effect at the initial values, the gradients against finite differences, and
-// the logits of the merged backbone.
-func TestModulesThatReadTheLayer(t *testing.T) {
+// TestModules checks the built-in modules, with and without tuned biases: the parameter count, no
+// effect at the initial values, the gradients against finite differences, and the logits of the
+// merged backbone.
+func TestModules(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
 		t.Fatal(err)
@@ -145,15 +34,25 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		module peft.Module
+		module string
 		// parameters, with rank 2 on each matrix of two blocks of width 8 and MLP width 16
 		count int
+		start float64 // largest effect of the initial values
+		// constant lists the tensors that also change the output through an expression without a
+		// gradient: the lengths of DoRA. PyTorch checks their gradients.
+		constant []string
 	}{
-		{dora, 2 * (4*(2*16+8) + (2*24 + 16) + (2*24 + 8))},
-		{repAdapter, 2 * (5*(4*8+2+8) + (4*16 + 2 + 16))},
+		{"lora", 2 * (4*2*16 + 2*24 + 2*24), 1e-5, nil},
+		{"dora", 2 * (4*(2*16+8) + (2*24 + 16) + (2*24 + 8)), 1e-5, []string{"lora_A", "lora_B"}},
+		{"repadapter", 2 * (5*(3*8+2+8) + (3*16 + 2 + 16)), 1e-5, nil},
+		{"adaptformer", 2 * (4*(2*16+2+8) + (2*24 + 2 + 16) + (2*24 + 2 + 8)), 1e-5, nil},
+		{"adapter", 2 * (5*(4*8+2+8) + (4*16 + 2 + 16)), 1e-5, nil},
+		{"adapter-nobias", 2 * (5*(4*8+2) + (4*16 + 2)), 1e-5, nil},
+		{"adapter-scaled", 2 * (5*(4*8+2+8) + (4*16 + 2 + 16)), 1e-5, nil},
+		{"adapter-plus", 2 * (5*(4*8+2+16) + (4*16 + 2 + 32)), 1e-2, nil},
 	} {
 		for _, biases := range []bool{false, true} {
-			s := peft.Uniform(config, c.module.Name, 2)
+			s := peft.Uniform(config, c.module, 2)
 			if biases {
 				s.Whole = []string{"blocks.0.attn.q.bias", "blocks.1.mlp.fc2.bias"}
 				s.Entries = map[string][]int32{"blocks.1.attn.proj.bias": {1, 4}}
@@ -163,13 +62,13 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := tuning.Counts.Structured; got != c.count {
-				t.Errorf("%s: %d parameters, expected %d", c.module.Name, got, c.count)
+				t.Errorf("%s: %d parameters, expected %d", c.module, got, c.count)
 			}
 			tuned := tuning.Init(1, peft.PaperScheme, m.Weights)
 			want, _ := forward(t, be, m, linear, linear.Init(1, peft.PaperScheme, m.Weights), pixels, labels)
 			got, _ := forward(t, be, m, tuning, tuned, pixels, labels)
-			if d, most := difference(t, got, want); !(d <= 1e-5*most) {
-				t.Errorf("%s: with its initial values it changes logits by up to %g, of at most %g", c.module.Name, d, most)
+			if d, most := difference(t, got, want); !(d <= c.start*most) {
+				t.Errorf("%s: with its initial values it changes logits by up to %g, of at most %g", c.module, d, most)
 			}
 
 			r := rand.New(rand.NewPCG(5, 6))
@@ -183,37 +82,52 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 				direction[p.Name] = d
 			}
 			want, grads := forward(t, be, m, tuning, tuned, pixels, labels)
+			// The tensors of the same name move together, on all layers.
+			kinds := map[string][]string{}
 			for _, p := range tuning.Params {
-				slope := 0.0
-				for i, g := range grads[p.Name].Data {
-					slope += float64(g) * float64(direction[p.Name].Data[i])
+				kind := p.Name
+				if parts := strings.SplitN(p.Name, ".", 5); len(parts) == 5 { // blocks.0.attn.q.lora_A
+					kind = parts[4]
 				}
-				const step = 4e-3
+				kinds[kind] = append(kinds[kind], p.Name)
+			}
+			for kind, names := range kinds {
+				if slices.Contains(c.constant, kind) {
+					continue
+				}
+				slope := 0.0
+				for _, name := range names {
+					for i, g := range grads[name].Data {
+						slope += float64(g) * float64(direction[name].Data[i])
+					}
+				}
+				const step = 2e-3
 				loss := func(step float32) float64 {
-					moved := checkpoint.StateDict{}
-					for name, v := range tuned {
+					moved := maps.Clone(tuned)
+					for _, name := range names {
+						v := cloneOf(tuned[name])
+						for i := range v.Data {
+							v.Data[i] += step * direction[name].Data[i]
+						}
 						moved[name] = v
 					}
-					v := checkpoint.Tensor{Shape: p.Shape, Data: slices.Clone(tuned[p.Name].Data)}
-					for i := range v.Data {
-						v.Data[i] += step * direction[p.Name].Data[i]
-					}
-					moved[p.Name] = v
 					logits, _ := forward(t, be, m, tuning, moved, pixels, labels)
 					return crossEntropy(logits, labels)
 				}
 				if got := (loss(step) - loss(-step)) / (2 * step); math.Abs(got-slope) > 2e-3+0.02*math.Abs(slope) {
-					t.Errorf("%s, tuned biases %v: slope of the loss along %s is %g by finite differences, %g by the gradient", c.module.Name, biases, p.Name, got, slope)
+					t.Errorf("%s, tuned biases %v: slope of the loss along %s is %g by finite differences, %g by the gradient", c.module, biases, kind, got, slope)
 				}
 			}
-
+			if tuning.Mergeable() != nil {
+				continue
+			}
 			before := slices.Clone(tuned["blocks.0.attn.q.bias"].Data)
 			merged, err := tuning.Merge(m.Weights, tuned)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !slices.Equal(before, tuned["blocks.0.attn.q.bias"].Data) {
-				t.Errorf("%s: merging changes the tuned tensors", c.module.Name)
+				t.Errorf("%s: merging changes the tuned tensors", c.module)
 			}
 			head := checkpoint.StateDict{}
 			for _, p := range linear.Params {
@@ -221,10 +135,15 @@ func TestModulesThatReadTheLayer(t *testing.T) {
 			}
 			got, _ = forward(t, be, backbone.NewModel(config, m.Preprocessing, merged), linear, head, pixels, labels)
 			if d, most := difference(t, got, want); !(d <= 1e-5*most) {
-				t.Errorf("%s, tuned biases %v: merging changes logits by up to %g, of at most %g", c.module.Name, biases, d, most)
+				t.Errorf("%s, tuned biases %v: merging changes logits by up to %g, of at most %g", c.module, biases, d, most)
 			}
 		}
 	}
+}
+
+// cloneOf returns a deep copy of x.
+func cloneOf(x checkpoint.Tensor) checkpoint.Tensor {
+	return checkpoint.Tensor{Shape: x.Shape, Data: slices.Clone(x.Data)}
 }
 
 // crossEntropy returns the mean over the images of −log softmax(logits)[label].

@@ -3,8 +3,8 @@
 //
 // Begin with [Selection]. A Selection lists the tensors that are tuned whole, the single entries
 // that are tuned, and the matrices that get a structured [Module], such as LoRA. It also holds the
-// settings of other methods: SSF, the [Prompts] of VPT, the [Bottleneck] of AdaptFormer, and an MLP
-// head. Stage 2 makes a Selection from a plan. [Full] and [Uniform] return the selections of
+// settings of other methods: SSF, the factors of DiffFit, the [Prompts] of VPT, the [Bottleneck] of
+// AdaptFormer, the [PostAdapter] of Adapter+, and an MLP head. Stage 2 makes a Selection from a plan. [Full] and [Uniform] return the selections of
 // baselines.
 //
 // [New] checks a Selection against the configuration of a backbone and returns a [Tuning]. The
@@ -12,10 +12,12 @@
 // [Tuning.Layers] inserts the tuned tensors into the forward pass of the backbone. After training,
 // [Tuning.Merge] merges them into the weights of the backbone, if the method allows it.
 //
-// [Register] adds a kind of structured module. The kinds "lora" and "adapter" are built in.
+// [Register] adds a kind of structured module. The files of the built-in kinds, such as lora.go, are
+// named after them.
 package peft
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -53,7 +55,7 @@ type Selection struct {
 	Entries map[string][]int32 `json:"entries,omitempty"`
 
 	// FromBlock is the first block that is tuned, if it is not 0. Nothing before the input of this
-	// block is tuned: SSF, prompts and AdaptFormer act in this block and later, and the lists above
+	// block is tuned: what the fields below insert acts in this block and later, and the lists above
 	// name no earlier tensor. A training then computes the tokens that enter the block only once
 	// for each image. It is less than the number of blocks. Default: 0, the whole backbone.
 	FromBlock int `json:"from_block,omitempty"`
@@ -65,11 +67,17 @@ type Selection struct {
 	// changes slightly at the start. SSF can be merged if each operation has a bias and none is a
 	// response normalisation. Default: false.
 	SSF bool `json:"ssf,omitempty"`
+	// BranchScales multiplies the output of each residual branch by learned factors γ [D], one for
+	// each channel, as DiffFit does (Xie et al. 2023, "DiffFit", arXiv 2304.06648). γ starts at one.
+	// It is merged into the last linear layer of the branch. Default: false.
+	BranchScales bool `json:"branch_scales,omitempty"`
 	// Prompts adds trainable tokens to the tokens of the image. Default: nil (no prompts).
 	Prompts *Prompts `json:"prompts,omitempty"`
 	// AdaptFormer adds a bottleneck in parallel to the MLP of each block. Default: nil (no
 	// bottlenecks).
 	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
+	// PostAdapter adds an adapter after each block. Default: nil (no adapters).
+	PostAdapter *PostAdapter `json:"post_adapter,omitempty"`
 	// MLPHead is the number of layers of an MLP that replaces the linear head, a baseline in the
 	// paper of VPT (Jia et al. 2022, arXiv 2203.12119). The hidden layers are as wide as the
 	// features; ReLU and dropout follow each of them. Unlike the code of the paper, spt uses no
@@ -189,8 +197,9 @@ type Tuning struct {
 	shapes map[string][]int
 	// modules holds the tensors of the module on each layer.
 	modules map[string][]Param
-	// scaled lists the operations that SSF scales.
-	scaled []string
+	// scaled lists the operations that SSF scales, and scaledBranches the branches that DiffFit
+	// scales.
+	scaled, scaledBranches []string
 }
 
 // The limits of a selection are far above useful values. They prevent an overflow of numbers that
@@ -303,7 +312,8 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	return t, nil
 }
 
-// declareAdditions adds to t.Params the tensors of the MLP head, AdaptFormer, VPT and SSF.
+// declareAdditions adds to t.Params the tensors of the MLP head, AdaptFormer, Adapter+, VPT, SSF and
+// DiffFit.
 func (t *Tuning) declareAdditions() error {
 	c, s := t.Config, t.Selection
 	if s.MLPHead != 0 {
@@ -311,7 +321,7 @@ func (t *Tuning) declareAdditions() error {
 			return err
 		}
 	}
-	if !s.SSF && s.Prompts == nil && s.AdaptFormer == nil {
+	if !s.SSF && !s.BranchScales && s.Prompts == nil && s.AdaptFormer == nil && s.PostAdapter == nil {
 		return nil
 	}
 	o, err := operationsOf(c, s.FromBlock)
@@ -323,6 +333,11 @@ func (t *Tuning) declareAdditions() error {
 			return err
 		}
 	}
+	if s.PostAdapter != nil {
+		if err := t.declarePostAdapters(c, o); err != nil {
+			return err
+		}
+	}
 	if s.Prompts != nil {
 		if err := t.declarePrompts(c, o); err != nil {
 			return err
@@ -330,6 +345,9 @@ func (t *Tuning) declareAdditions() error {
 	}
 	if s.SSF {
 		t.declareSSF(o)
+	}
+	if s.BranchScales {
+		t.declareBranchScales(o)
 	}
 	return nil
 }
@@ -385,10 +403,12 @@ func (t *Tuning) Mergeable() error {
 		return fmt.Errorf("visual prompts "+keep, "them")
 	case t.Selection.AdaptFormer != nil:
 		return fmt.Errorf("AdaptFormer's bottlenecks "+keep, "them")
+	case t.Selection.PostAdapter != nil:
+		return fmt.Errorf("the adapters of Adapter+ "+keep, "them")
 	case t.Selection.MLPHead > 1:
 		return fmt.Errorf("an MLP head "+keep, "it")
 	}
-	return t.ssfMergeable()
+	return cmp.Or(t.ssfMergeable(), t.branchScalesMergeable())
 }
 
 // Merge returns the weights of the backbone, by canonical name, with the tuned tensors merged into
@@ -420,6 +440,7 @@ func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDic
 		}
 	}
 	t.mergeSSF(out, tuned)
+	t.mergeBranchScales(out, tuned)
 	return out, nil
 }
 
@@ -529,10 +550,12 @@ func (l *layers) Linear(name string, x *Node) *Node {
 // Output implements backbone.Layers.
 func (l *layers) Output(name string, y *Node) *Node { return l.ssf(name, y) }
 
-// Branch implements backbone.Layers. It applies drop-path and adds the bottleneck of AdaptFormer.
+// Branch implements backbone.Layers. It applies the factors of DiffFit and drop-path, and adds the
+// bottleneck of AdaptFormer and the adapter of Adapter+.
 func (l *layers) Branch(name string, block int, x, y *Node) *Node {
 	rate := drop.PathRate(l.rates.DropPath, block, l.Config.Blocks())
-	return l.adaptFormer(name, x, l.dropPath(y, rate))
+	y = l.adaptFormer(name, x, l.dropPath(l.branchScale(name, y), rate))
+	return l.postAdapter(name, x, y)
 }
 
 // dropPath applies drop-path to y. Each image is dropped with probability rate.
