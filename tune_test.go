@@ -61,6 +61,9 @@ func options(m method.Method, budgets ...string) run.TuneOptions {
 	o := run.TuneOptions{Method: m, Train: train.VTAB().WithEpochs(3)}
 	if row, err := method.Lookup(m); err == nil && row.Takes("rank") {
 		o.Rank = 1
+		if row.Module == "adaptformer" { // of a single hidden value, ReLU can leave nothing
+			o.Rank = 4
+		}
 	}
 	for _, b := range budgets {
 		o.Budgets = append(o.Budgets, plan.MustParseBudget(b))

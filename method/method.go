@@ -233,8 +233,8 @@ func (r Row) match(name string) (variable string, ok bool) {
 // "scale", "target-modules", "from-block", "drop-path", "dropout", "module-drop-path", "init",
 // "head-learning-rate", "scores-file", "keep-scores", "criterion", "score-batches",
 // "score-batch-size", "plan-rule", "alpha", "beta" or "compat". Every method reads all options that
-// are not in this list. A method with a structured
-// module reads an option of modules only if the option has an effect on the module.
+// are not in this list. A method with a structured module reads an option of modules only if the
+// option has an effect on the module.
 func (r Row) Takes(option string) bool {
 	if !slices.Contains(r.options, option) {
 		return !slices.ContainsFunc(rows, func(other Row) bool { return slices.Contains(other.options, option) })

@@ -111,8 +111,8 @@ func TestPublishedCounts(t *testing.T) {
 		t.Errorf("BitFit: %d", n)
 	}
 
-	// Steitz and Roth 2024, Adapter+ of width 8 on VTAB-1k: 0.20 million with a head of the mean size
-	// of the 19 tasks, which have 940 classes together.
+	// Steitz and Roth 2024, Adapter+ of width 8 on VTAB-1k: 0.20 million with a head of the mean
+	// size of the 19 tasks, which have 940 classes together.
 	tuned, _ := counted(t, "adapter-plus", 1, method.Options{})
 	if got := rounded((float64(tuned) + 769*940./19) / 1e6); got != "0.20" {
 		t.Errorf("Adapter+: %s million parameters", got)

@@ -11,10 +11,10 @@ import (
 
 // adapterPlus is the bottleneck of Adapter+ (Steitz and Roth 2024, "Adapters Strike Back", CVPR
 // 2024) after a layer: y + s⊙(U·GELU(D·y + d) + u), where y is the output of the layer. D and U
-// start normally distributed with σ 0.01, truncated at 2σ, d and u at zero and the factors s at one,
-// as in the code of the paper. So the features change very little at first. Drop-path is applied to
-// the output of the module, and there is no dropout. The module cannot be merged because of the
-// GELU. [PostAdapter] is the placement of the paper, after each block.
+// start normally distributed with σ 0.01, truncated at 2σ, d and u at zero and the factors s at
+// one, as in the code of the paper. So the features change very little at first. Drop-path is
+// applied to the output of the module, and there is no dropout. The module cannot be merged because
+// of the GELU. [PostAdapter] is the placement of the paper, after each block.
 var adapterPlus = Module{
 	Name:  "adapter-plus",
 	Count: func(_, out, rank int) int { return 2*rank*out + rank + 2*out },

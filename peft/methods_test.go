@@ -254,7 +254,8 @@ func TestInitialValues(t *testing.T) {
 	near("deviation of prompts", deviation, bound/math.Sqrt(3), 0.01)
 	near("largest prompt", most, bound, 0.01)
 	_, deviation, most = values(peft.Selection{PostAdapter: &peft.PostAdapter{Width: 200}}, "blocks.1.mlp.adapterplus_up.weight")
-	near("deviation of Adapter+", deviation, 0.01*0.8796, 3e-4) // of a normal distribution that is truncated at 2σ
+	// the deviation of a normal distribution that is truncated at 2σ
+	near("deviation of Adapter+", deviation, 0.01*0.8796, 3e-4)
 	near("largest value of Adapter+", most, 0.02, 2e-4)
 	mean, deviation, _ = values(peft.Selection{PostAdapter: &peft.PostAdapter{Width: 2}}, "blocks.1.mlp.adapterplus_scale")
 	near("mean of the factors of Adapter+", mean, 1, 0)

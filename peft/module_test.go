@@ -86,7 +86,8 @@ func TestModules(t *testing.T) {
 			kinds := map[string][]string{}
 			for _, p := range tuning.Params {
 				kind := p.Name
-				if parts := strings.SplitN(p.Name, ".", 5); len(parts) == 5 { // blocks.0.attn.q.lora_A
+				// such as blocks.0.attn.q.lora_A
+				if parts := strings.SplitN(p.Name, ".", 5); len(parts) == 5 {
 					kind = parts[4]
 				}
 				kinds[kind] = append(kinds[kind], p.Name)

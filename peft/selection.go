@@ -4,16 +4,16 @@
 // Begin with [Selection]. A Selection lists the tensors that are tuned whole, the single entries
 // that are tuned, and the matrices that get a structured [Module], such as LoRA. It also holds the
 // settings of other methods: SSF, the factors of DiffFit, the [Prompts] of VPT, the [Bottleneck] of
-// AdaptFormer, the [PostAdapter] of Adapter+, and an MLP head. Stage 2 makes a Selection from a plan. [Full] and [Uniform] return the selections of
-// baselines.
+// AdaptFormer, the [PostAdapter] of Adapter+, and an MLP head. Stage 2 makes a Selection from a
+// plan. [Full] and [Uniform] return the selections of baselines.
 //
 // [New] checks a Selection against the configuration of a backbone and returns a [Tuning]. The
 // Tuning lists the tuned tensors as [Param] values, which [Tuning.Init] gives their initial values.
 // [Tuning.Layers] inserts the tuned tensors into the forward pass of the backbone. After training,
 // [Tuning.Merge] merges them into the weights of the backbone, if the method allows it.
 //
-// [Register] adds a kind of structured module. The files of the built-in kinds, such as lora.go, are
-// named after them.
+// [Register] adds a kind of structured module. The files of the built-in kinds, such as lora.go,
+// are named after them.
 package peft
 
 import (
@@ -55,9 +55,9 @@ type Selection struct {
 	Entries map[string][]int32 `json:"entries,omitempty"`
 
 	// FromBlock is the first block that is tuned, if it is not 0. Nothing before the input of this
-	// block is tuned: what the fields below insert acts in this block and later, and the lists above
-	// name no earlier tensor. A training then computes the tokens that enter the block only once
-	// for each image. It is less than the number of blocks. Default: 0, the whole backbone.
+	// block is tuned: what the fields below insert acts in this block and later, and the lists
+	// above name no earlier tensor. A training then computes the tokens that enter the block only
+	// once for each image. It is less than the number of blocks. Default: 0, the whole backbone.
 	FromBlock int `json:"from_block,omitempty"`
 
 	// SSF inserts a scale and a shift, γ⊙y + β, after each linear layer, norm and convolution of
@@ -68,8 +68,8 @@ type Selection struct {
 	// response normalisation. Default: false.
 	SSF bool `json:"ssf,omitempty"`
 	// BranchScales multiplies the output of each residual branch by learned factors γ [D], one for
-	// each channel, as DiffFit does (Xie et al. 2023, "DiffFit", arXiv 2304.06648). γ starts at one.
-	// It is merged into the last linear layer of the branch. Default: false.
+	// each channel, as DiffFit does (Xie et al. 2023, "DiffFit", arXiv 2304.06648). γ starts at
+	// one. It is merged into the last linear layer of the branch. Default: false.
 	BranchScales bool `json:"branch_scales,omitempty"`
 	// Prompts adds trainable tokens to the tokens of the image. Default: nil (no prompts).
 	Prompts *Prompts `json:"prompts,omitempty"`
@@ -312,8 +312,8 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	return t, nil
 }
 
-// declareAdditions adds to t.Params the tensors of the MLP head, AdaptFormer, Adapter+, VPT, SSF and
-// DiffFit.
+// declareAdditions adds to t.Params the tensors of the MLP head, AdaptFormer, Adapter+, VPT, SSF
+// and DiffFit.
 func (t *Tuning) declareAdditions() error {
 	c, s := t.Config, t.Selection
 	if s.MLPHead != 0 {

@@ -18,8 +18,8 @@
 // The cost of a plan is the number of parameters in these parts and in the class token, which is
 // always tuned. The head is always tuned too, but it never counts.
 //
-// For ablations, a plan can use no modules ([Unstructured]) or no single entries ([Structured]). For
-// comparisons, a plan can follow another rule: [RandomPlaces] or [PerNeuron].
+// For ablations, a plan can use no modules ([Unstructured]) or no single entries ([Structured]).
+// For comparisons, a plan can follow another rule: [RandomPlaces] or [PerNeuron].
 //
 // Start with [New], which makes a plan from scores. [ParseBudget] parses a budget such as "0.4M" or
 // "0.5%". [Plan.Save] and [LoadFile] write and read a plan as a JSON file. [Plan.Validate] checks a
@@ -68,9 +68,9 @@ type Plan struct {
 	// Budget is the number of parameters that the plan may spend, without the head.
 	Budget int `json:"budget"`
 	// Tau is τ, the rank, from 1, of the last score that changed the plan. It is 0 if no score did.
-	// With Compat it is the number of largest scores that were taken. With [RandomPlaces] it is that
-	// of the plan before its places were exchanged. It is 0 with [PerNeuron], and in a plan that was
-	// imported from a published selection, because the selection does not record τ.
+	// With Compat it is the number of largest scores that were taken. With [RandomPlaces] it is
+	// that of the plan before its places were exchanged. It is 0 with [PerNeuron], and in a plan
+	// that was imported from a published selection, because the selection does not record τ.
 	Tau int `json:"tau"`
 	// Cost counts the parameters that the plan spends.
 	Cost Cost `json:"cost"`

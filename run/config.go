@@ -128,8 +128,8 @@ type TuneOptions struct {
 	KeepScores bool `json:"keep_scores,omitempty"`
 	// Score configures stage 1.
 	Score sensitivity.Options `json:"score"`
-	// Plan configures stage 2. Its Module, Only, Rank, FromBlock and Seed are set from Method, Rank and
-	// FromBlock.
+	// Plan configures stage 2. Its Module, Only, Rank, FromBlock and Seed are set from Method, Rank
+	// and FromBlock.
 	Plan plan.Options `json:"plan"`
 	// Train configures stage 3: it is the recipe of every training.
 	Train train.Options `json:"train"`

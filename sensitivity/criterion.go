@@ -27,6 +27,20 @@ const (
 	// becomes zero. This is the saliency of SNIP (Lee et al. 2019, arXiv 1810.02340), which uses
 	// one batch.
 	Taylor Criterion = "taylor"
+	// SplitHalf is the product of the sums of g over the even and over the odd batches, or zero if
+	// the product is negative. Noise that is independent between batches has an expected product of
+	// zero, whereas Σ g² grows with it. It needs at least two batches.
+	SplitHalf Criterion = "split-half"
+	// SignalToNoise is (Σ g)²/Σ g², or zero if all g are zero. It is at most the number of batches,
+	// and reaches it if all batches have the same gradient. It does not depend on the size of the
+	// gradient. It needs at least two batches.
+	SignalToNoise Criterion = "signal-to-noise"
+	// Activation is Σ |w|·a, where a is the mean of |x| over the images and tokens of a batch, and
+	// x is the value by which the weight is multiplied. This is FPS (Yang et al. 2025, arXiv
+	// 2510.27359). It needs no backward pass. x is the input of a linear layer, the normalised
+	// value of a norm, the value before a layer scale, and 1 for a bias. Kernels of convolutions
+	// and response norms score zero.
+	Activation Criterion = "fps"
 	// Magnitude is |w|, as in magnitude pruning (Han et al. 2015, arXiv 1506.02626). It needs no
 	// images.
 	Magnitude Criterion = "magnitude"
@@ -35,13 +49,68 @@ const (
 	Random Criterion = "random"
 )
 
+// formula says how a criterion is computed. Score computes one or two sums over the batches for
+// each weight, and then the score of the weight from the sums.
+type formula struct {
+	criterion Criterion
+	// add returns what a batch adds to each of the sums of the weights w. g is the gradient of w,
+	// or a if forward is set. odd is 1 for a batch with an odd number, and 0 for an even number.
+	// Batches are numbered from 0. Nil: the criterion needs no images.
+	add func(w, g, odd *Node) []*Node
+	// score returns the score of a weight from its sums. Nil: the score is the only sum.
+	score func(sums []float64) float64
+	// forward reports whether the criterion needs no gradient.
+	forward bool
+	// batches is the smallest number of batches, if it is more than one.
+	batches int
+}
+
+// formulas lists all criteria, the default first.
+var formulas = []formula{
+	{criterion: SquaredGradient, add: squares},
+	{criterion: PerSample, add: squares},
+	{criterion: Taylor, add: func(w, g, _ *Node) []*Node { return []*Node{Abs(Mul(w, g))} }},
+	{criterion: SplitHalf, batches: 2,
+		add:   func(_, g, odd *Node) []*Node { return []*Node{Mul(g, OneMinus(odd)), Mul(g, odd)} },
+		score: func(sums []float64) float64 { return max(0, sums[0]*sums[1]) }},
+	{criterion: SignalToNoise, batches: 2,
+		add: func(_, g, _ *Node) []*Node { return []*Node{g, Mul(g, g)} },
+		score: func(sums []float64) float64 {
+			if sums[1] == 0 {
+				return 0
+			}
+			return sums[0] * sums[0] / sums[1]
+		}},
+	{criterion: Activation, forward: true, add: func(w, a, _ *Node) []*Node { return []*Node{Mul(Abs(w), a)} }},
+	{criterion: Magnitude},
+	{criterion: Random},
+}
+
+func squares(_, g, _ *Node) []*Node { return []*Node{Mul(g, g)} }
+
+// formula returns the formula of c, which must be valid.
+func (c Criterion) formula() formula {
+	return formulas[slices.IndexFunc(formulas, func(f formula) bool { return f.criterion == c })]
+}
+
+// sums returns the number of sums that the formula needs.
+func (f formula) sums() int {
+	if f.score != nil {
+		return 2
+	}
+	return 1
+}
+
 // Criteria returns all criteria, with the default first.
-func Criteria() []Criterion {
-	return []Criterion{SquaredGradient, PerSample, Taylor, Magnitude, Random}
+func Criteria() (all []Criterion) {
+	for _, f := range formulas {
+		all = append(all, f.criterion)
+	}
+	return all
 }
 
 // Images reports whether c needs training images.
-func (c Criterion) Images() bool { return c != Magnitude && c != Random }
+func (c Criterion) Images() bool { return c.formula().add != nil }
 
 // Validate returns an error if c is unknown. The error lists the known criteria.
 func (c Criterion) Validate() error {
@@ -51,12 +120,12 @@ func (c Criterion) Validate() error {
 	return option.Unknown("criterion", "criterion", c, Criteria())
 }
 
-// score returns what one batch adds to the scores of the weights w, if g is their gradient.
-func (c Criterion) score(w, g *Node) *Node {
-	if c == Taylor {
-		return Abs(Mul(w, g))
+// checkBatches returns an error if c needs more batches.
+func (c Criterion) checkBatches(batches int) error {
+	if least := c.formula().batches; batches < least {
+		return option.Errorf("criterion", "criterion %s compares mini-batches and needs at least %d of them, but the images are %d; give more images, smaller mini-batches, or another criterion", c, least, batches)
 	}
-	return Mul(g, g)
+	return nil
 }
 
 // scoreWeights returns the scores of a criterion that needs no images.

@@ -100,12 +100,29 @@ func TestScoreCompat(t *testing.T) {
 	}
 }
 
+// TestFewBatches checks the errors for criteria that compare batches, with a single batch.
+func TestFewBatches(t *testing.T) {
+	be, _, err := backend.Open("cpu", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := colours.Model(config)
+	in := sensitivity.Input{Backend: be, Model: m, Objective: objective.SingleLabel, Head: m.Weights, Images: images(1)}
+	for _, c := range []sensitivity.Criterion{sensitivity.SplitHalf, sensitivity.SignalToNoise} {
+		for _, o := range []sensitivity.Options{{Criterion: c}, {Criterion: c, Batches: 1, BatchSize: 1}} {
+			if _, err := sensitivity.Score(t.Context(), in, o, nil); err == nil || !strings.Contains(err.Error(), "needs at least 2 of them") {
+				t.Errorf("%s with one batch: %v", c, err)
+			}
+		}
+	}
+}
+
 // TestCriterionInFile checks that a scores file holds its criterion. It also checks the errors for
 // an unknown criterion and for an unknown version.
 func TestCriterionInFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "scores.safetensors")
 	for _, c := range sensitivity.Criteria() {
-		s := scored(t, 1, sensitivity.Options{Criterion: c})
+		s := scored(t, 2, sensitivity.Options{Criterion: c})
 		if err := s.Save(path); err != nil {
 			t.Fatal(err)
 		}

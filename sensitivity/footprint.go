@@ -34,7 +34,7 @@ func FootprintOf(be backend.Backend, m *backbone.Model, loss objective.Objective
 	}
 	o = o.WithDefaults()
 	tokens, _ := program.AtOnce(be)
-	s := &Scorer{be: be, model: m, objective: loss, options: o, tokens: 2 * tokens}
+	s := &Scorer{be: be, model: m, objective: loss, options: o, formula: o.Criterion.formula(), tokens: 2 * tokens}
 	var sums, weights []shapes.Shape
 	scored := int64(0)
 	for _, p := range m.Config.Params() {
@@ -45,9 +45,12 @@ func FootprintOf(be backend.Backend, m *backbone.Model, loss objective.Objective
 			scored += int64(shape.ByteSize())
 		}
 	}
+	gradient := scored
 	if !o.Criterion.Images() {
 		return Footprint{Scores: scored}, nil
 	}
+	all := slices.Repeat(sums, s.formula.sums())
+	scored *= int64(s.formula.sums())
 	rng, err := program.RandomState(be, rand.New(rand.NewPCG(0, 0)))
 	if err != nil {
 		return f, err
@@ -62,17 +65,17 @@ func FootprintOf(be backend.Backend, m *backbone.Model, loss objective.Objective
 	// is cut into micro-batches.
 	compile := func(batch int) (arena, packed int64, cut bool, err error) {
 		sizes := microbatch.Sizes(m.Config, shapes.Make(dtypes.Uint8, batch, size, size, 3), s.tokens)
-		build := s.build
+		build, first, place := s.build, all, []shapes.Shape{shapes.Make(dtypes.Float32), shapes.Make(dtypes.Float32)}
 		if len(sizes) > 1 {
-			build = s.buildGradients
+			build, first, place = s.buildGradients, sums, place[:1]
 		}
 		p, err := program.New(be, "stage 1", build)
 		if err != nil {
 			return 0, 0, false, err
 		}
 		defer p.Close()
-		f, _, err := p.Footprint(slices.Concat(sums, weights, []shapes.Shape{shapes.Make(dtypes.Uint8, sizes[0], size, size, 3),
-			shapes.Make(dtypes.Int32, append([]int{sizes[0]}, loss.TargetShape(m.Config)...)...), rng.Shape(), shapes.Make(dtypes.Float32)})...)
+		f, _, err := p.Footprint(slices.Concat(first, weights, []shapes.Shape{shapes.Make(dtypes.Uint8, sizes[0], size, size, 3),
+			shapes.Make(dtypes.Int32, append([]int{sizes[0]}, loss.TargetShape(m.Config)...)...), rng.Shape()}, place)...)
 		return f.Arena, f.Packed, len(sizes) > 1, err
 	}
 	arena, packed, cut, err := compile(batch)
@@ -83,7 +86,7 @@ func FootprintOf(be backend.Backend, m *backbone.Model, loss objective.Objective
 	// takes the place of these results.
 	f.Scores, f.Activations, f.Packed = 2*scored, arena, packed
 	if cut {
-		f.Scores += scored // the accumulated gradient
+		f.Scores += gradient // the accumulated gradient
 	}
 	if rest := n % batch; rest > 0 {
 		last, _, _, err := compile(rest)

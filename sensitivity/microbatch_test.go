@@ -16,8 +16,8 @@ import (
 )
 
 // TestMicroBatches checks that a batch that is scored by gradient accumulation gives the same
-// scores as the whole batch, up to rounding. It checks the squared gradient and a criterion that
-// also uses the weights.
+// scores as the whole batch, up to rounding. It checks criteria that also use the weights, that
+// have two sums, and that need no gradient.
 func TestMicroBatches(t *testing.T) {
 	be, _, err := backend.Open("cpu", 1)
 	if err != nil {
@@ -34,7 +34,7 @@ func TestMicroBatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, by := range []Criterion{SquaredGradient, Taylor} {
+	for _, by := range []Criterion{SquaredGradient, Taylor, SplitHalf, SignalToNoise, Activation} {
 		var scores [2]*Scores
 		var losses [2]float64
 		for i := range scores {

@@ -59,6 +59,9 @@ func (o Options) Validate() error {
 	if err := ValidateCompat(o.Compat); err != nil {
 		return err
 	}
+	if err := o.Criterion.checkBatches(o.Batches); err != nil {
+		return err
+	}
 	if o.Compat != "" && !o.Criterion.Images() {
 		return option.Errorf("compat", "criterion %s reads no images, so compat mode %s has no effect on it; leave one of them out", o.Criterion, o.Compat)
 	}

@@ -41,7 +41,10 @@ type Scorer struct {
 	weights []*tensors.Tensor
 	// head holds the tensors of the head.
 	head []*tensors.Tensor
-	// sums holds the scores so far, one tensor for each of params.
+	// formula is that of the criterion.
+	formula formula
+	// sums holds the sums of the formula so far: the first sum of each of params, then the second
+	// of each.
 	sums []*tensors.Tensor
 	// losses holds the mean loss of each batch so far.
 	losses []float64
@@ -77,7 +80,7 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 		return nil, errors.New("scoring: the objective is not set; give one, such as objective.SingleLabel")
 	}
 	tokens, _ := program.AtOnce(be)
-	s := &Scorer{be: be, model: m, objective: o, options: options, tokens: 2 * tokens}
+	s := &Scorer{be: be, model: m, objective: o, options: options, formula: options.Criterion.formula(), tokens: 2 * tokens}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -105,6 +108,10 @@ func newScorer(be backend.Backend, m *backbone.Model, o objective.Objective, hea
 		s.order = append(s.order, p.Name)
 		if p.Role == backbone.Scored && i >= early {
 			s.params = append(s.params, p)
+		}
+	}
+	for range s.formula.sums() {
+		for _, p := range s.params {
 			t, err := program.Tensor(be, make([]float32, p.Size()), p.Shape...)
 			if err != nil {
 				return nil, err
@@ -142,46 +149,47 @@ func (s *Scorer) Close() {
 }
 
 // build builds the program that scores a whole batch. Its inputs are the sums, the weights with the
-// head last, the images, the targets, the random state, and the factor of the batch. Its outputs
-// are the new sums and the loss.
+// head last, the images, the targets, the random state, the factor of the batch, and whether its
+// number is odd. Its outputs are the new sums and the loss.
 func (s *Scorer) build(_ *Graph, in []*Node) []*Node {
-	n := len(s.params)
-	sums, weights, in := in[:n], in[n:len(in)-4], in[len(in)-4:]
-	loss, scored := s.loss(weights, in[0], in[1], in[2])
-	return append(s.score(sums, scored, Gradient(loss, scored...), in[3]), loss)
+	n := len(s.params) * s.formula.sums()
+	sums, weights, in := in[:n], in[n:len(in)-5], in[len(in)-5:]
+	loss, signals := s.signals(weights, in[0], in[1], in[2], nil)
+	return append(s.score(sums, s.scored(weights), signals, in[3], in[4]), loss)
 }
 
-// buildGradients builds the program that accumulates the gradient of a micro-batch. Its inputs are
-// the gradient so far, the weights with the head last, the images, the targets, the random state,
-// and the share of the micro-batch in its batch. Its outputs are the new gradient and what the
-// micro-batch adds to the loss of the batch.
+// buildGradients builds the program that accumulates the signals of a micro-batch, the gradients.
+// Its inputs are the gradient so far, the weights with the head last, the images, the targets, the
+// random state, and the share of the micro-batch in its batch. Its outputs are the new gradient and
+// what the micro-batch adds to the loss of the batch.
 func (s *Scorer) buildGradients(_ *Graph, in []*Node) (out []*Node) {
 	n := len(s.params)
 	before, weights, in := in[:n], in[n:len(in)-4], in[len(in)-4:]
-	loss, scored := s.loss(weights, in[0], in[1], in[2])
-	loss = Mul(loss, in[3])
-	for i, g := range Gradient(loss, scored...) {
+	loss, signals := s.signals(weights, in[0], in[1], in[2], in[3])
+	for i, g := range signals {
 		out = append(out, Add(before[i], ConvertDType(g, dtypes.Float32)))
 	}
 	return append(out, loss)
 }
 
 // buildFinish builds the program that scores the accumulated gradient of a batch. Its inputs are
-// the sums, the gradient, the weights with the head last, and the factor of the batch. Its outputs
-// are the new sums and a gradient of zeros.
+// the sums, the gradient, the weights with the head last, the factor of the batch, and whether its
+// number is odd. Its outputs are the new sums and a gradient of zeros.
 func (s *Scorer) buildFinish(_ *Graph, in []*Node) []*Node {
-	n, last := len(s.params), len(in)-1
-	sums, gradient, weights := in[:n], in[n:2*n], in[2*n:last]
-	out := s.score(sums, s.scored(weights), gradient, in[last])
+	n, last := len(s.params)*s.formula.sums(), len(in)-2
+	sums, gradient, weights := in[:n], in[n:n+len(s.params)], in[n+len(s.params):last]
+	out := s.score(sums, s.scored(weights), gradient, in[last], in[last+1])
 	for _, g := range gradient {
 		out = append(out, ZerosLike(g))
 	}
 	return out
 }
 
-// loss returns the mean loss of the images, and the scored tensors among the weights. state is the
-// random state of the drop-path of CompatRelease.
-func (s *Scorer) loss(weights []*Node, images, targets, state *Node) (loss *Node, scored []*Node) {
+// signals returns the mean loss of the images and its gradient with respect to each of the scored
+// tensors. If the criterion needs no gradient, it returns the means of their inputs instead; see
+// Activation. state is the random state of the drop-path of CompatRelease. All results are
+// multiplied by share, unless it is nil.
+func (s *Scorer) signals(weights []*Node, images, targets, state, share *Node) (loss *Node, signals []*Node) {
 	byName := map[string]*Node{}
 	for i, name := range s.order {
 		byName[name] = weights[i]
@@ -190,8 +198,26 @@ func (s *Scorer) loss(weights []*Node, images, targets, state *Node) (loss *Node
 	if s.options.Compat == CompatRelease {
 		layers = trainingMode{layers, drop.New(state), s.model.Config.Blocks()}
 	}
+	inputs := &inputMeans{Layers: layers, means: map[string]*Node{}}
+	if s.formula.forward {
+		layers = inputs
+	}
 	logits := s.objective.Logits(s.model.Config, layers, s.objective.Features(s.model, layers, images))
-	return s.objective.Loss(logits, targets), s.scored(weights)
+	loss = s.objective.Loss(logits, targets)
+	if share != nil {
+		loss = Mul(loss, share)
+	}
+	if !s.formula.forward {
+		return loss, Gradient(loss, s.scored(weights)...)
+	}
+	for _, p := range s.params {
+		mean := inputs.of(loss.Graph(), p)
+		if share != nil {
+			mean = Mul(mean, share)
+		}
+		signals = append(signals, mean)
+	}
+	return loss, signals
 }
 
 // scored returns the scored tensors among the weights.
@@ -202,11 +228,14 @@ func (s *Scorer) scored(weights []*Node) (scored []*Node) {
 	return scored
 }
 
-// score returns the sums with the scores of one batch added, times its factor.
-func (s *Scorer) score(sums, weights, gradient []*Node, factor *Node) (out []*Node) {
+// score returns the sums with the part of one batch added, times its factor.
+func (s *Scorer) score(sums, weights, gradient []*Node, factor, odd *Node) []*Node {
+	out := make([]*Node, len(sums))
 	for i, g := range gradient {
-		scores := s.options.Criterion.score(ConvertDType(weights[i], dtypes.Float32), ConvertDType(g, dtypes.Float32))
-		out = append(out, Add(sums[i], Mul(scores, factor)))
+		for k, part := range s.formula.add(ConvertDType(weights[i], dtypes.Float32), ConvertDType(g, dtypes.Float32), odd) {
+			j := k*len(s.params) + i
+			out[j] = Add(sums[j], Mul(part, factor))
+		}
 	}
 	return out
 }
@@ -226,17 +255,22 @@ func (s *Scorer) Add(ctx context.Context, images, targets *tensors.Tensor) (floa
 	if s.images == 0 {
 		s.first = n
 	}
+	batch := len(s.losses)
 	factor, err := program.Tensor(s.be, []float32{s.factor(n)})
 	if err != nil {
 		return 0, err
 	}
 	defer program.Free(factor)
+	odd, err := program.Tensor(s.be, []float32{float32(batch % 2)})
+	if err != nil {
+		return 0, err
+	}
+	defer program.Free(odd)
 	add := s.wholeBatch
 	if len(microbatch.Sizes(s.model.Config, images.Shape(), s.tokens)) > 1 {
 		add = s.inMicroBatches
 	}
-	batch := len(s.losses)
-	loss, err := add(ctx, images, targets, factor, seeded.Rand(s.options.Seed, fmt.Sprintf("batch %d", batch)))
+	loss, err := add(ctx, images, targets, []any{factor, odd}, seeded.Rand(s.options.Seed, fmt.Sprintf("batch %d", batch)))
 	if err != nil {
 		return 0, err
 	}
@@ -256,25 +290,27 @@ func (s *Scorer) factor(n int) float32 {
 	return float32(n) / float32(s.first)
 }
 
-// wholeBatch scores a batch without splitting it. r draws the random state.
-func (s *Scorer) wholeBatch(ctx context.Context, images, targets *tensors.Tensor, factor *tensors.Tensor, r *rand.Rand) (float64, error) {
+// wholeBatch scores a batch without splitting it. place holds the factor of the batch and whether
+// its number is odd. r draws the random state.
+func (s *Scorer) wholeBatch(ctx context.Context, images, targets *tensors.Tensor, place []any, r *rand.Rand) (float64, error) {
 	state, err := program.RandomState(s.be, r)
 	if err != nil {
 		return 0, err
 	}
 	defer program.Free(state)
-	out, err := s.program.Run(ctx, slices.Concat(program.Donate(s.sums), program.Lend(s.weights, s.head), []any{images, targets, state, factor})...)
+	out, err := s.program.Run(ctx, slices.Concat(program.Donate(s.sums), program.Lend(s.weights, s.head), []any{images, targets, state}, place)...)
 	if err != nil {
 		return 0, err
 	}
-	s.sums = out[:len(s.params)]
-	return number(out[len(s.params)])
+	s.sums = out[:len(s.sums)]
+	return number(out[len(s.sums)])
 }
 
 // inMicroBatches scores a batch by gradient accumulation over its micro-batches. r draws the random
-// state of each micro-batch. The order of the sums does not depend on the number of threads.
-func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Tensor, factor *tensors.Tensor, r *rand.Rand) (loss float64, err error) {
-	n := len(s.params)
+// state of each micro-batch. place is as for wholeBatch. The order of the sums does not depend on
+// the number of threads.
+func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Tensor, place []any, r *rand.Rand) (loss float64, err error) {
+	n := len(s.sums)
 	for _, p := range s.params[len(s.gradient):] {
 		t, err := program.Tensor(s.be, make([]float32, p.Size()), p.Shape...)
 		if err != nil {
@@ -302,7 +338,7 @@ func (s *Scorer) inMicroBatches(ctx context.Context, images, targets *tensors.Te
 		}
 		loss += part
 	}
-	out, err := s.finish.Run(ctx, slices.Concat(program.Donate(s.sums), program.Donate(s.gradient), program.Lend(s.weights, s.head), []any{factor})...)
+	out, err := s.finish.Run(ctx, slices.Concat(program.Donate(s.sums), program.Donate(s.gradient), program.Lend(s.weights, s.head), place)...)
 	if err != nil {
 		return 0, err
 	}
@@ -342,18 +378,41 @@ func number(t *tensors.Tensor) (float64, error) {
 func (s *Scorer) Scores() (*Scores, error) {
 	out := newScores(s.model, s.options.Criterion)
 	out.Compat, out.Losses, out.Images, out.FromBlock = s.options.Compat, s.losses, s.images, s.options.FromBlock
-	early := len(out.Tensors) - len(s.sums)
+	early := len(out.Tensors) - len(s.params)
 	for i := range out.Tensors {
 		t := &out.Tensors[i]
 		if i < early {
 			t.Scores = make([]float32, t.size())
 			continue
 		}
-		v, err := program.Float32s(s.sums[i-early])
+		v, err := s.read(i-early, t.Name)
 		if err != nil {
-			return nil, fmt.Errorf("reading the scores of %s: %w", t.Name, err)
+			return nil, err
 		}
 		t.Scores = v
 	}
 	return out, nil
+}
+
+// read returns the scores of s.params[i] from its sums.
+func (s *Scorer) read(i int, name string) ([]float32, error) {
+	var sums [][]float32
+	for k := range s.formula.sums() {
+		v, err := program.Float32s(s.sums[k*len(s.params)+i])
+		if err != nil {
+			return nil, fmt.Errorf("reading the scores of %s: %w", name, err)
+		}
+		sums = append(sums, v)
+	}
+	if s.formula.score == nil {
+		return sums[0], nil
+	}
+	parts := make([]float64, len(sums))
+	for j := range sums[0] {
+		for k := range sums {
+			parts[k] = float64(sums[k][j])
+		}
+		sums[0][j] = float32(s.formula.score(parts))
+	}
+	return sums[0], nil
 }

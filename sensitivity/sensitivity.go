@@ -67,12 +67,15 @@ func Score(ctx context.Context, in Input, o Options, report progress.Func) (*Sco
 	if len(order) == 0 {
 		return nil, errors.New("scoring: there are no training images; give at least one")
 	}
+	n, batchSize := o.images(len(order))
+	if err := o.Criterion.checkBatches((n + batchSize - 1) / batchSize); err != nil {
+		return nil, fmt.Errorf("scoring: %w", err)
+	}
 	s, err := newScorer(in.Backend, in.Model, in.Objective, in.Head, o)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	n, batchSize := o.images(len(order))
 	sum := 0.0
 	for batch, err := range in.Images.Batches(ctx, order[:n], batchSize, 0, 0) {
 		if err != nil {
