@@ -41,7 +41,7 @@ func TestTuneConvNeXt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, chosen := range method.Methods() {
+		for _, chosen := range someMethods(t) {
 			if !fits(t, m.Config, chosen) {
 				continue
 			}

@@ -75,6 +75,8 @@ func peftTensorsOf(c *Classifier) (*peftTensors, error) {
 	switch {
 	case s.SSF:
 		return nil, errors.New("PEFT has no scales and shifts of SSF, which would be lost" + instead)
+	case s.FacT != nil:
+		return nil, errors.New("PEFT has no factors of FacT, which would be lost" + instead)
 	case s.BranchScales:
 		return nil, errors.New("PEFT has no factors of DiffFit, which would be lost" + instead)
 	case s.Prompts != nil || s.AdaptFormer != nil || s.PostAdapter != nil || s.MLPHead > 1:

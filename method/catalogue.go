@@ -1,6 +1,7 @@
 package method
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/sptune/spt/backbone"
@@ -119,6 +120,17 @@ func catalogue() []Row {
 			Recipe: "warm-up from 1e-5, down to 1e-6",
 			change: func(o *train.Options) { o.WarmupLR, o.MinLR = 1e-5, 1e-6 },
 		},
+		{
+			Name:     "fact-tt",
+			Summary:  "a product of factors on every matrix, the outer two shared by all matrices",
+			Paper:    "Jie and Deng 2023, FacT, arXiv 2212.03145",
+			options:  slices.Concat(blocks, []string{"rank", "scale", "dropout", "from-block"}),
+			defaults: Options{Scale: 1},
+			merges:   true,
+			tunes: func(_ Row, c backbone.Config, o Options) (peft.Selection, error) {
+				return peft.Selection{FacT: &peft.FacT{Rank: cmp.Or(o.Rank, min(factRank, c.MaxRank())), Scale: o.Scale}}, nil
+			},
+		},
 		vpt("vpt-shallow", "prompts before the first block", 100, false),
 		vpt("vpt-deep", "prompts before every block", 50, true),
 		{
@@ -201,6 +213,9 @@ func catalogue() []Row {
 		},
 	}
 }
+
+// factRank is the default rank of FacT-TT, the largest of the paper.
+const factRank = 16
 
 // vpt returns the row of a variant of visual prompt tuning. prompts is the default number of
 // prompts.

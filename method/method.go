@@ -66,7 +66,8 @@ func Methods() []Method {
 // option that the method does not read is an error; see [Row.Takes].
 type Options struct {
 	// Rank is the rank of the structured modules. Default for SPT: see plan.Options.Rank. Default
-	// for other methods: the largest rank that Budget allows, or 8 without a Budget.
+	// for other methods: the largest rank that Budget allows, or 8 without a Budget. Default for
+	// FacT: 16.
 	Rank int `json:"rank"`
 	// Budget is the number of parameters to tune, without the head. A method with structured
 	// modules and without scores takes either a Budget or a Rank. Default: none.
@@ -77,8 +78,8 @@ type Options struct {
 	// Bottleneck is the width of the bottlenecks of AdaptFormer and Adapter+. Default: 64 for
 	// AdaptFormer and 8 for Adapter+, as in their papers.
 	Bottleneck int `json:"bottleneck,omitempty"`
-	// Scale is the factor on the output of the bottlenecks of AdaptFormer. Default: 0.1, as in the
-	// paper of AdaptFormer.
+	// Scale is the factor on the output of the bottlenecks of AdaptFormer, or of the factors of
+	// FacT. Default: 0.1 for AdaptFormer, as in its paper, and 1 for FacT.
 	Scale float64 `json:"scale,omitempty"`
 	// TargetModules names the layers of a block that get a structured module, as in PEFT: by the last
 	// part of the name of the layer, such as "q" or "fc1", or by more of it, such as "attn.proj".

@@ -111,6 +111,14 @@ func TestPublishedCounts(t *testing.T) {
 		t.Errorf("BitFit: %d", n)
 	}
 
+	// The formulas of the papers: U, V and S of FacT-TT at rank 16; biases, norms and the factors of
+	// two branches of DiffFit.
+	for m, want := range map[method.Method]int{"fact-tt": 2*16*768 + 12*12*16*16, "difffit": 102_912 + 25*768 + 12*2*768} {
+		if n, _ := counted(t, m, 100, method.Options{}); n != want {
+			t.Errorf("%s: %d, expected %d", m, n, want)
+		}
+	}
+
 	// Steitz and Roth 2024, Adapter+ of width 8 on VTAB-1k: 0.20 million with a head of the mean
 	// size of the 19 tasks, which have 940 classes together.
 	tuned, _ := counted(t, "adapter-plus", 1, method.Options{})
@@ -149,7 +157,7 @@ func TestMethodNames(t *testing.T) {
 	for m, want := range map[method.Method][2]string{
 		"lora": {"lora", ""}, "spt-adapter": {"adapter", ""}, "spt-lora-structured": {"lora", plan.Structured}, "spt-unstructured": {"", plan.Unstructured},
 		"stretch": {"stretch", ""}, "spt-stretch": {"stretch", ""}, "spt-stretch-structured": {"stretch", plan.Structured},
-		"adaptformer": {"", ""}, "spt-adaptformer": {"adaptformer", ""}, "adapter-plus": {"", ""}, "spt-adapter-plus-structured": {"adapter-plus", plan.Structured},
+		"adaptformer": {"", ""}, "spt-adaptformer": {"adaptformer", ""}, "adapter-plus": {"", ""}, "fact-tt": {"", ""}, "spt-adapter-plus-structured": {"adapter-plus", plan.Structured},
 		"ssf": {"", ""}, "partial-12": {"", ""}, "mlp-2": {"", ""},
 	} {
 		row, err := method.Lookup(m)

@@ -4,8 +4,8 @@
 // Begin with [Selection]. A Selection lists the tensors that are tuned whole, the single entries
 // that are tuned, and the matrices that get a structured [Module], such as LoRA. It also holds the
 // settings of other methods: SSF, the factors of DiffFit, the [Prompts] of VPT, the [Bottleneck] of
-// AdaptFormer, the [PostAdapter] of Adapter+, and an MLP head. Stage 2 makes a Selection from a
-// plan. [Full] and [Uniform] return the selections of baselines.
+// AdaptFormer, the [PostAdapter] of Adapter+, [FacT], and an MLP head. Stage 2 makes a Selection
+// from a plan. [Full] and [Uniform] return the selections of baselines.
 //
 // [New] checks a Selection against the configuration of a backbone and returns a [Tuning]. The
 // Tuning lists the tuned tensors as [Param] values, which [Tuning.Init] gives their initial values.
@@ -78,6 +78,8 @@ type Selection struct {
 	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
 	// PostAdapter adds an adapter after each block. Default: nil (no adapters).
 	PostAdapter *PostAdapter `json:"post_adapter,omitempty"`
+	// FacT adds products of factors that the matrices share. Default: nil (no factors).
+	FacT *FacT `json:"fact,omitempty"`
 	// MLPHead is the number of layers of an MLP that replaces the linear head, a baseline in the
 	// paper of VPT (Jia et al. 2022, arXiv 2203.12119). The hidden layers are as wide as the
 	// features; ReLU and dropout follow each of them. Unlike the code of the paper, spt uses no
@@ -312,12 +314,17 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	return t, nil
 }
 
-// declareAdditions adds to t.Params the tensors of the MLP head, AdaptFormer, Adapter+, VPT, SSF
-// and DiffFit.
+// declareAdditions adds to t.Params the tensors of the MLP head, FacT, AdaptFormer, Adapter+, VPT,
+// SSF and DiffFit.
 func (t *Tuning) declareAdditions() error {
 	c, s := t.Config, t.Selection
 	if s.MLPHead != 0 {
 		if err := t.declareMLPHead(c); err != nil {
+			return err
+		}
+	}
+	if s.FacT != nil {
+		if err := t.declareFacT(c); err != nil {
 			return err
 		}
 	}
@@ -439,6 +446,7 @@ func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDic
 			return nil, err
 		}
 	}
+	t.mergeFacT(out, tuned)
 	t.mergeSSF(out, tuned)
 	t.mergeBranchScales(out, tuned)
 	return out, nil
@@ -544,7 +552,7 @@ func (l *layers) Linear(name string, x *Node) *Node {
 		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l, dtype: x.DType(), bias: b != nil}
 		y = l.Module.Graph(s, x, y)
 	}
-	return l.ssf(name, y)
+	return l.ssf(name, l.fact(name, x, y))
 }
 
 // Output implements backbone.Layers.
