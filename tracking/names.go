@@ -164,6 +164,7 @@ func parameters(c run.Config) (all []Parameter) {
 	given("criterion", string(o.Score.Criterion))
 	given("score_batches", o.Score.Batches)
 	given("score_batch_size", o.Score.BatchSize)
+	given("plan_rule", o.Plan.Rule)
 	given("alpha", o.Plan.Alpha)
 	given("beta", o.Plan.Beta)
 	given("compat", o.Plan.Compat)
