@@ -80,6 +80,7 @@ func selections() map[string]peft.Selection {
 		"adaptformer":  peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 3, Scale: 0.1}},
 		"adapter-plus": peft.Selection{PostAdapter: &peft.PostAdapter{Width: 3}},
 		"fact-tt":      peft.Selection{FacT: &peft.FacT{Rank: 2, Scale: 0.5}},
+		"convpass":     peft.Selection{Convpass: &peft.Convpass{Width: 2, Scale: 0.5}},
 		"difffit":      peft.Selection{BranchScales: true, Whole: []string{"blocks.0.norm1.weight", "blocks.0.attn.proj.bias"}},
 		"dora":         peft.Uniform(tinyConfig, "dora", 2), "repadapter": peft.Uniform(tinyConfig, "repadapter", 3), "adapter-scaled": peft.Uniform(tinyConfig, "adapter-scaled", 2),
 		"vpt-shallow": peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: false}},

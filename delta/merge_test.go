@@ -104,7 +104,7 @@ func argmax(logits []float32) (out []int) {
 // unmergeable maps each method that cannot be merged to a part of the error.
 var unmergeable = map[string]string{
 	"adapter": `module "adapter" cannot be merged`, "adaptformer": "AdaptFormer's bottlenecks cannot be merged", "vpt-shallow": "visual prompts cannot be merged",
-	"vpt-deep": "visual prompts cannot be merged", "adapter-plus": "adapters of Adapter+ cannot be merged", "adapter-scaled": `module "adapter-scaled" cannot be merged`, "mlp-3": "an MLP head cannot be merged",
+	"vpt-deep": "visual prompts cannot be merged", "convpass": "bypasses of Convpass cannot be merged", "adapter-plus": "adapters of Adapter+ cannot be merged", "adapter-scaled": `module "adapter-scaled" cannot be merged`, "mlp-3": "an MLP head cannot be merged",
 }
 
 // TestMergeReleases checks that a merge leaves nothing on the backend except the backbone.

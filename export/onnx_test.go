@@ -62,7 +62,7 @@ func selections(t *testing.T, c backbone.Config) map[string]peft.Selection {
 	all := map[string]peft.Selection{
 		"linear": {}, "full": peft.Full(c), "bitfit": bitfit, "lora": peft.Uniform(c, "lora", 1), "adapter": peft.Uniform(c, "adapter", 1), "spt-adapter": mixed,
 		"gate": peft.Uniform(c, "gate", 1), "ssf": {SSF: true}, "mlp-3": {MLPHead: 3}, "adaptformer": {AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}},
-		"adapter-plus": {PostAdapter: &peft.PostAdapter{Width: 4}}, "difffit": {BranchScales: true}, "fact-tt": {FacT: &peft.FacT{Rank: 2, Scale: 0.5}}, "dora": peft.Uniform(c, "dora", 1), "repadapter": peft.Uniform(c, "repadapter", 2),
+		"adapter-plus": {PostAdapter: &peft.PostAdapter{Width: 4}}, "difffit": {BranchScales: true}, "convpass": {Convpass: &peft.Convpass{Width: 4, Scale: 0.5}}, "fact-tt": {FacT: &peft.FacT{Rank: 2, Scale: 0.5}}, "dora": peft.Uniform(c, "dora", 1), "repadapter": peft.Uniform(c, "repadapter", 2),
 		"adapter-scaled": peft.Uniform(c, "adapter-scaled", 1), "spt-adaptformer": peft.Uniform(c, "adaptformer", 2),
 		"vpt-shallow": {Prompts: &peft.Prompts{Tokens: 2}}, "vpt-deep": {Prompts: &peft.Prompts{Tokens: 2, Deep: true}},
 	}

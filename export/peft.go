@@ -79,8 +79,8 @@ func peftTensorsOf(c *Classifier) (*peftTensors, error) {
 		return nil, errors.New("PEFT has no factors of FacT, which would be lost" + instead)
 	case s.BranchScales:
 		return nil, errors.New("PEFT has no factors of DiffFit, which would be lost" + instead)
-	case s.Prompts != nil || s.AdaptFormer != nil || s.PostAdapter != nil || s.MLPHead > 1:
-		return nil, errors.New("PEFT has no prompts, bottlenecks of AdaptFormer, adapters of Adapter+ or MLP heads for these backbones; they would be lost" + anyMethod)
+	case s.Prompts != nil || s.AdaptFormer != nil || s.PostAdapter != nil || s.Convpass != nil || s.MLPHead > 1:
+		return nil, errors.New("PEFT has no prompts, bottlenecks of AdaptFormer, adapters of Adapter+, bypasses of Convpass or MLP heads for these backbones; they would be lost" + anyMethod)
 	case len(s.Structured) > 0 && s.Module != "lora":
 		return nil, fmt.Errorf("PEFT has no structured module %q, so the modules would be lost%s", s.Module, anyMethod)
 	case len(s.Entries) > 0:

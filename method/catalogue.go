@@ -121,6 +121,17 @@ func catalogue() []Row {
 			change: func(o *train.Options) { o.WarmupLR, o.MinLR = 1e-5, 1e-6 },
 		},
 		{
+			Name:     "convpass",
+			Summary:  "a convolutional bypass beside the attention and the MLP of every block",
+			Paper:    "Jie and Deng 2022, Convolutional Bypasses Are Better Vision Transformer Adapters, arXiv 2207.07039",
+			options:  slices.Concat(blocks, []string{"bottleneck", "scale", "dropout", "from-block"}),
+			defaults: Options{Bottleneck: 8, Scale: 1},
+			tunes: func(_ Row, _ backbone.Config, o Options) (peft.Selection, error) {
+				return peft.Selection{Convpass: &peft.Convpass{Width: o.Bottleneck, Scale: o.Scale}}, nil
+			},
+			Recipe: "dropout 0.1 in the bypass",
+		},
+		{
 			Name:     "fact-tt",
 			Summary:  "a product of factors on every matrix, the outer two shared by all matrices",
 			Paper:    "Jie and Deng 2023, FacT, arXiv 2212.03145",

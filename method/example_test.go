@@ -24,6 +24,7 @@ func ExampleCatalogue() {
 	// houlsby      adapters after the attention and after the MLP of every block
 	// adaptformer  a bottleneck beside the MLP of every block
 	// adapter-plus an adapter with learned factors of the channels after every block
+	// convpass     a convolutional bypass beside the attention and the MLP of every block
 	// fact-tt      a product of factors on every matrix, the outer two shared by all matrices
 	// vpt-shallow  prompts before the first block
 	// vpt-deep     prompts before every block

@@ -75,15 +75,15 @@ type Options struct {
 	// Prompts is the number of prompt tokens of VPT. Default: 100 for vpt-shallow and 50 for
 	// vpt-deep, as in the comparison on CIFAR-100 by Lian et al. 2022 (table 3).
 	Prompts int `json:"prompts,omitempty"`
-	// Bottleneck is the width of the bottlenecks of AdaptFormer and Adapter+. Default: 64 for
-	// AdaptFormer and 8 for Adapter+, as in their papers.
+	// Bottleneck is the width of the bottlenecks of AdaptFormer, Adapter+ and Convpass. Default: 64
+	// for AdaptFormer, and 8 for Adapter+ and Convpass, as in their papers.
 	Bottleneck int `json:"bottleneck,omitempty"`
-	// Scale is the factor on the output of the bottlenecks of AdaptFormer, or of the factors of
-	// FacT. Default: 0.1 for AdaptFormer, as in its paper, and 1 for FacT.
+	// Scale is the factor on the output of the bottlenecks of AdaptFormer and Convpass, or of the
+	// factors of FacT. Default: 0.1 for AdaptFormer, as in its paper, and 1 for the others.
 	Scale float64 `json:"scale,omitempty"`
-	// TargetModules names the layers of a block that get a structured module, as in PEFT: by the last
-	// part of the name of the layer, such as "q" or "fc1", or by more of it, such as "attn.proj".
-	// Default: the layers of the method; for NAME all linear layers of the blocks.
+	// TargetModules names the layers of a block that get a structured module, as in PEFT: by the
+	// last part of the name of the layer, such as "q" or "fc1", or by more of it, such as
+	// "attn.proj". Default: the layers of the method; for NAME all linear layers of the blocks.
 	TargetModules []string `json:"target_modules,omitempty"`
 	// FromBlock is the first block that is tuned, if it is not 0; see peft.Selection. Blocks are
 	// numbered from 0. A training computes the tokens that enter this block only once for each

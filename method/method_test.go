@@ -111,9 +111,9 @@ func TestPublishedCounts(t *testing.T) {
 		t.Errorf("BitFit: %d", n)
 	}
 
-	// The formulas of the papers: U, V and S of FacT-TT at rank 16; biases, norms and the factors of
-	// two branches of DiffFit.
-	for m, want := range map[method.Method]int{"fact-tt": 2*16*768 + 12*12*16*16, "difffit": 102_912 + 25*768 + 12*2*768} {
+	// The formulas of the papers: two bypasses of eight channels in each block for Convpass; U, V
+	// and S of FacT-TT at rank 16; biases, norms and the factors of two branches of DiffFit.
+	for m, want := range map[method.Method]int{"convpass": 12 * 2 * ((768*8 + 8) + (9*8*8 + 8) + (8*768 + 768)), "fact-tt": 2*16*768 + 12*12*16*16, "difffit": 102_912 + 25*768 + 12*2*768} {
 		if n, _ := counted(t, m, 100, method.Options{}); n != want {
 			t.Errorf("%s: %d, expected %d", m, n, want)
 		}

@@ -45,8 +45,9 @@ func TestEveryBackbone(t *testing.T) {
 			"adapter-nobias": {s: peft.Uniform(m.Config, "adapter-nobias", 1), apart: "not linear"}, "adapter-scaled": {s: peft.Uniform(m.Config, "adapter-scaled", 1), apart: "not linear"},
 			"adapter-plus on matrices": {s: peft.Uniform(m.Config, "adapter-plus", 1), apart: "not linear"}, "adaptformer on matrices": {s: peft.Uniform(m.Config, "adaptformer", m.Config.MaxRank()), apart: "not linear"},
 			"adapter-plus": {s: peft.Selection{PostAdapter: &peft.PostAdapter{Width: 2}}, refuse: "MLP branches", apart: "adapters of Adapter+"}, "difffit": {s: ofMethod(t, m.Config, "difffit")},
-			"fact-tt": {s: peft.Selection{FacT: &peft.FacT{Rank: 2, Scale: 0.5}}, refuse: "multiples of"},
-			"dora":    {s: peft.Uniform(m.Config, "dora", 1)}, "repadapter": {s: peft.Uniform(m.Config, "repadapter", 1), apart: "has no bias"},
+			"convpass": {s: peft.Selection{Convpass: &peft.Convpass{Width: 2, Scale: 0.5}}, refuse: "needs a backbone of tokens", apart: "bypasses of Convpass"},
+			"fact-tt":  {s: peft.Selection{FacT: &peft.FacT{Rank: 2, Scale: 0.5}}, refuse: "multiples of"},
+			"dora":     {s: peft.Uniform(m.Config, "dora", 1)}, "repadapter": {s: peft.Uniform(m.Config, "repadapter", 1), apart: "has no bias"},
 			"adaptformer": {s: peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 32, Scale: 0.1}}, refuse: "MLP branches", apart: "bottlenecks"},
 			"vpt-shallow": {s: peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: false}}, refuse: "need a backbone of tokens", apart: "prompts"}, "vpt-deep": {s: peft.Selection{Prompts: &peft.Prompts{Tokens: 2, Deep: true}}, refuse: "need a backbone of tokens", apart: "prompts"},
 		} {

@@ -134,7 +134,7 @@ func TestMethodsAgainstPyTorch(t *testing.T) {
 		return s
 	}
 	for method, s := range map[string]peft.Selection{
-		"difffit": {BranchScales: true}, "fact-tt": {FacT: &peft.FacT{Rank: 3, Scale: 0.5}}, "adapter-plus": {PostAdapter: &peft.PostAdapter{Width: 3}},
+		"difffit": {BranchScales: true}, "fact-tt": {FacT: &peft.FacT{Rank: 3, Scale: 0.5}}, "convpass": {Convpass: &peft.Convpass{Width: 3, Scale: 0.5}}, "adapter-plus": {PostAdapter: &peft.PostAdapter{Width: 3}},
 		"module-lora": modules("lora"), "module-dora": modules("dora"), "module-repadapter": modules("repadapter"), "module-adaptformer": modules("adaptformer"),
 		"module-adapter": modules("adapter"), "module-adapter-nobias": modules("adapter-nobias"), "module-adapter-scaled": modules("adapter-scaled"), "module-adapter-plus": modules("adapter-plus"),
 		"ssf": peft.Selection{SSF: true}, "vpt-shallow": peft.Selection{Prompts: &peft.Prompts{Tokens: 3, Deep: false}}, "vpt-deep": peft.Selection{Prompts: &peft.Prompts{Tokens: 3, Deep: true}}, "adaptformer": peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 5, Scale: 0.1}}, "mlp-3": peft.Selection{MLPHead: 3},
@@ -214,7 +214,7 @@ func TestStart(t *testing.T) {
 		bound float64
 	}{
 		"full": {peft.Full(config), 1e-6}, "bitfit": {ofMethod(t, config, "bitfit"), 1e-6}, "partial": {ofMethod(t, config, "partial-1"), 1e-6}, "lora": {peft.Uniform(config, "lora", 2), 1e-6},
-		"adapter": {peft.Uniform(config, "adapter", 2), 1e-6}, "adaptformer": {peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, 1e-6}, "ssf": {peft.Selection{SSF: true}, 0.5}, "difffit": {peft.Selection{BranchScales: true}, 1e-6}, "fact-tt": {peft.Selection{FacT: &peft.FacT{Rank: 2, Scale: 1}}, 1e-6}, "adapter-plus": {peft.Selection{PostAdapter: &peft.PostAdapter{Width: 4}}, 1e-2}, "mlp-1": {peft.Selection{MLPHead: 1}, 1e-6},
+		"adapter": {peft.Uniform(config, "adapter", 2), 1e-6}, "adaptformer": {peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0.1}}, 1e-6}, "ssf": {peft.Selection{SSF: true}, 0.5}, "difffit": {peft.Selection{BranchScales: true}, 1e-6}, "convpass": {peft.Selection{Convpass: &peft.Convpass{Width: 2, Scale: 1}}, 1e-6}, "fact-tt": {peft.Selection{FacT: &peft.FacT{Rank: 2, Scale: 1}}, 1e-6}, "adapter-plus": {peft.Selection{PostAdapter: &peft.PostAdapter{Width: 4}}, 1e-2}, "mlp-1": {peft.Selection{MLPHead: 1}, 1e-6},
 	} {
 		d, most := difference(t, logits(c.s), want)
 		if !(d <= c.bound*most) {
@@ -275,6 +275,9 @@ func TestMethodErrors(t *testing.T) {
 		"a scale of 0, expected":            peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0}},
 		"a scale of NaN, expected":          peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: math.NaN()}},
 		"Adapter+: a bottleneck of width 0": peft.Selection{PostAdapter: &peft.PostAdapter{}},
+		"Convpass: 0 channels":              peft.Selection{Convpass: &peft.Convpass{Scale: 1}},
+		"Convpass: a scale of 0":            peft.Selection{Convpass: &peft.Convpass{Width: 1}},
+		"Convpass and visual prompts":       peft.Selection{Convpass: &peft.Convpass{Width: 1, Scale: 1}, Prompts: &peft.Prompts{Tokens: 1}},
 		"FacT: rank 9, expected 1 to 8":     peft.Selection{FacT: &peft.FacT{Rank: 9, Scale: 1}},
 		"FacT: a scale of 0":                peft.Selection{FacT: &peft.FacT{Rank: 1}},
 		"head of -1 layers":                 peft.Selection{MLPHead: -1},

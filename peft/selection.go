@@ -4,8 +4,8 @@
 // Begin with [Selection]. A Selection lists the tensors that are tuned whole, the single entries
 // that are tuned, and the matrices that get a structured [Module], such as LoRA. It also holds the
 // settings of other methods: SSF, the factors of DiffFit, the [Prompts] of VPT, the [Bottleneck] of
-// AdaptFormer, the [PostAdapter] of Adapter+, [FacT], and an MLP head. Stage 2 makes a Selection
-// from a plan. [Full] and [Uniform] return the selections of baselines.
+// AdaptFormer, the [PostAdapter] of Adapter+, [Convpass], [FacT], and an MLP head. Stage 2 makes a
+// Selection from a plan. [Full] and [Uniform] return the selections of baselines.
 //
 // [New] checks a Selection against the configuration of a backbone and returns a [Tuning]. The
 // Tuning lists the tuned tensors as [Param] values, which [Tuning.Init] gives their initial values.
@@ -78,6 +78,9 @@ type Selection struct {
 	AdaptFormer *Bottleneck `json:"adaptformer,omitempty"`
 	// PostAdapter adds an adapter after each block. Default: nil (no adapters).
 	PostAdapter *PostAdapter `json:"post_adapter,omitempty"`
+	// Convpass adds convolutional bypasses to the branches of each block. Default: nil (no
+	// bypasses).
+	Convpass *Convpass `json:"convpass,omitempty"`
 	// FacT adds products of factors that the matrices share. Default: nil (no factors).
 	FacT *FacT `json:"fact,omitempty"`
 	// MLPHead is the number of layers of an MLP that replaces the linear head, a baseline in the
@@ -202,6 +205,8 @@ type Tuning struct {
 	// scaled lists the operations that SSF scales, and scaledBranches the branches that DiffFit
 	// scales.
 	scaled, scaledBranches []string
+	// grid is the number of patches along one side of the image; only with Convpass.
+	grid int
 }
 
 // The limits of a selection are far above useful values. They prevent an overflow of numbers that
@@ -314,8 +319,8 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 	return t, nil
 }
 
-// declareAdditions adds to t.Params the tensors of the MLP head, FacT, AdaptFormer, Adapter+, VPT,
-// SSF and DiffFit.
+// declareAdditions adds to t.Params the tensors of the MLP head, FacT, Convpass, AdaptFormer,
+// Adapter+, VPT, SSF and DiffFit.
 func (t *Tuning) declareAdditions() error {
 	c, s := t.Config, t.Selection
 	if s.MLPHead != 0 {
@@ -328,7 +333,7 @@ func (t *Tuning) declareAdditions() error {
 			return err
 		}
 	}
-	if !s.SSF && !s.BranchScales && s.Prompts == nil && s.AdaptFormer == nil && s.PostAdapter == nil {
+	if !s.SSF && !s.BranchScales && s.Prompts == nil && s.AdaptFormer == nil && s.PostAdapter == nil && s.Convpass == nil {
 		return nil
 	}
 	o, err := operationsOf(c, s.FromBlock)
@@ -342,6 +347,11 @@ func (t *Tuning) declareAdditions() error {
 	}
 	if s.PostAdapter != nil {
 		if err := t.declarePostAdapters(c, o); err != nil {
+			return err
+		}
+	}
+	if s.Convpass != nil {
+		if err := t.declareConvpass(c, o); err != nil {
 			return err
 		}
 	}
@@ -410,6 +420,8 @@ func (t *Tuning) Mergeable() error {
 		return fmt.Errorf("visual prompts "+keep, "them")
 	case t.Selection.AdaptFormer != nil:
 		return fmt.Errorf("AdaptFormer's bottlenecks "+keep, "them")
+	case t.Selection.Convpass != nil:
+		return fmt.Errorf("the bypasses of Convpass "+keep, "them")
 	case t.Selection.PostAdapter != nil:
 		return fmt.Errorf("the adapters of Adapter+ "+keep, "them")
 	case t.Selection.MLPHead > 1:
@@ -486,6 +498,7 @@ type layers struct {
 	rates   Rates
 	masks   *drop.Masks      // masks of dropout and drop-path
 	params  map[string]*Node // results of Param
+	normed  map[string]*Node // outputs of norms by branch; only with Convpass
 	dropped map[*Node]*Node  // results of Site.Dropout by input, with Rates.SharedDropout
 	strips  map[string]strip // strips of the params whose entry gradients are computed by strip
 }
@@ -509,7 +522,7 @@ type Inputs struct {
 // Layers returns the layers of the backbone with the tuned tensors inserted, for one graph. Pass it
 // to the graph functions of package backbone, such as Model.Features.
 func (t *Tuning) Layers(in Inputs) backbone.Layers {
-	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, masks: drop.New(in.RNG), params: map[string]*Node{}, dropped: map[*Node]*Node{}, strips: map[string]strip{}}
+	return &layers{Tuning: t, frozen: in.Frozen, tuned: in.Tuned, indices: in.Indices, rates: in.Rates, masks: drop.New(in.RNG), params: map[string]*Node{}, normed: map[string]*Node{}, dropped: map[*Node]*Node{}, strips: map[string]strip{}}
 }
 
 // Param implements backbone.Layers. It returns the tensor with its tuned entries.
@@ -556,13 +569,17 @@ func (l *layers) Linear(name string, x *Node) *Node {
 }
 
 // Output implements backbone.Layers.
-func (l *layers) Output(name string, y *Node) *Node { return l.ssf(name, y) }
+func (l *layers) Output(name string, y *Node) *Node {
+	y = l.ssf(name, y)
+	l.convpassInput(name, y)
+	return y
+}
 
 // Branch implements backbone.Layers. It applies the factors of DiffFit and drop-path, and adds the
-// bottleneck of AdaptFormer and the adapter of Adapter+.
+// bypass of Convpass, the bottleneck of AdaptFormer and the adapter of Adapter+.
 func (l *layers) Branch(name string, block int, x, y *Node) *Node {
 	rate := drop.PathRate(l.rates.DropPath, block, l.Config.Blocks())
-	y = l.adaptFormer(name, x, l.dropPath(l.branchScale(name, y), rate))
+	y = l.adaptFormer(name, x, l.convpass(name, rate, l.dropPath(l.branchScale(name, y), rate)))
 	return l.postAdapter(name, x, y)
 }
 

@@ -130,7 +130,7 @@ func TestTokensAgree(t *testing.T) {
 			agree(t, m, mixed(m.Config, m.Config.Blocks()-1))
 		})
 	}
-	for _, name := range []method.Method{"lora", "adapter", "adaptformer", "vpt-deep", "ssf", "bitfit", "difffit", "adapter-plus", "fact-tt"} {
+	for _, name := range []method.Method{"lora", "adapter", "adaptformer", "vpt-deep", "ssf", "bitfit", "difffit", "adapter-plus", "fact-tt", "convpass"} {
 		t.Run(string(name), func(t *testing.T) {
 			row, err := method.Lookup(name)
 			if err != nil {
