@@ -36,8 +36,8 @@ func init() {
 	}
 }
 
-// someMethods returns all methods, but of the families with a structured module all methods only for
-// LoRA and stretch, and spt-NAME for the other modules. The families treat all modules alike.
+// someMethods returns all methods, but of the families with a structured module all methods only
+// for LoRA and stretch, and spt-NAME for the other modules. The families treat all modules alike.
 func someMethods(t *testing.T) []method.Method {
 	return slices.DeleteFunc(method.Methods(), func(m method.Method) bool {
 		row := lookup(t, m)

@@ -63,7 +63,7 @@ type PostAdapter struct {
 func (t *Tuning) declarePostAdapters(c backbone.Config, o *operations) error {
 	a := t.Selection.PostAdapter
 	if a.Width < 1 || a.Width > maxExtra {
-		return fmt.Errorf("Adapter+: a bottleneck of width %d, expected 1 to %d", a.Width, maxExtra)
+		return fmt.Errorf("adapter-plus: a bottleneck of width %d, expected 1 to %d", a.Width, maxExtra)
 	}
 	before := len(t.Params)
 	for _, op := range o.branches {
@@ -75,7 +75,7 @@ func (t *Tuning) declarePostAdapters(c backbone.Config, o *operations) error {
 		}
 	}
 	if len(t.Params) == before {
-		return fmt.Errorf("Adapter+: the backbone %s has no blocks with MLP branches; choose another method", c)
+		return fmt.Errorf("adapter-plus: the backbone %s has no blocks with MLP branches; choose another method", c)
 	}
 	return nil
 }

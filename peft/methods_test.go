@@ -260,7 +260,7 @@ func TestInitialValues(t *testing.T) {
 	mean, deviation, _ = values(peft.Selection{PostAdapter: &peft.PostAdapter{Width: 2}}, "blocks.1.mlp.adapterplus_scale")
 	near("mean of the factors of Adapter+", mean, 1, 0)
 	near("deviation of the factors of Adapter+", deviation, 0, 0)
-	_, deviation, most = values(peft.Uniform(config, "repadapter", 8), "blocks.0.attn.q.repadapter_down.weight")
+	_, _, most = values(peft.Uniform(config, "repadapter", 8), "blocks.0.attn.q.repadapter_down.weight")
 	near("largest value of D of RepAdapter", most, math.Sqrt(6./16), 0.05)
 	_, deviation, _ = values(peft.Selection{MLPHead: 3}, "head.hidden.1.weight")
 	near("deviation of the head's layers", deviation, math.Sqrt(2./8), 0.1)
@@ -269,19 +269,19 @@ func TestInitialValues(t *testing.T) {
 // TestMethodErrors checks the errors of New for sizes out of range.
 func TestMethodErrors(t *testing.T) {
 	for want, s := range map[string]peft.Selection{
-		"0 tokens, expected 1":              peft.Selection{Prompts: &peft.Prompts{Tokens: 0, Deep: false}},
-		"1099511627776 tokens":              peft.Selection{Prompts: &peft.Prompts{Tokens: 1 << 40, Deep: true}},
-		"bottleneck of width 0":             peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 0, Scale: 0.1}},
-		"a scale of 0, expected":            peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0}},
-		"a scale of NaN, expected":          peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: math.NaN()}},
-		"Adapter+: a bottleneck of width 0": peft.Selection{PostAdapter: &peft.PostAdapter{}},
-		"Convpass: 0 channels":              peft.Selection{Convpass: &peft.Convpass{Scale: 1}},
-		"Convpass: a scale of 0":            peft.Selection{Convpass: &peft.Convpass{Width: 1}},
-		"Convpass and visual prompts":       peft.Selection{Convpass: &peft.Convpass{Width: 1, Scale: 1}, Prompts: &peft.Prompts{Tokens: 1}},
-		"FacT: rank 9, expected 1 to 8":     peft.Selection{FacT: &peft.FacT{Rank: 9, Scale: 1}},
-		"FacT: a scale of 0":                peft.Selection{FacT: &peft.FacT{Rank: 1}},
-		"head of -1 layers":                 peft.Selection{MLPHead: -1},
-		"head of 65 layers":                 peft.Selection{MLPHead: 65},
+		"0 tokens, expected 1":                  peft.Selection{Prompts: &peft.Prompts{Tokens: 0, Deep: false}},
+		"1099511627776 tokens":                  peft.Selection{Prompts: &peft.Prompts{Tokens: 1 << 40, Deep: true}},
+		"bottleneck of width 0":                 peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 0, Scale: 0.1}},
+		"a scale of 0, expected":                peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: 0}},
+		"a scale of NaN, expected":              peft.Selection{AdaptFormer: &peft.Bottleneck{Width: 4, Scale: math.NaN()}},
+		"adapter-plus: a bottleneck of width 0": peft.Selection{PostAdapter: &peft.PostAdapter{}},
+		"Convpass: 0 channels":                  peft.Selection{Convpass: &peft.Convpass{Scale: 1}},
+		"Convpass: a scale of 0":                peft.Selection{Convpass: &peft.Convpass{Width: 1}},
+		"Convpass and visual prompts":           peft.Selection{Convpass: &peft.Convpass{Width: 1, Scale: 1}, Prompts: &peft.Prompts{Tokens: 1}},
+		"FacT: rank 9, expected 1 to 8":         peft.Selection{FacT: &peft.FacT{Rank: 9, Scale: 1}},
+		"FacT: a scale of 0":                    peft.Selection{FacT: &peft.FacT{Rank: 1}},
+		"head of -1 layers":                     peft.Selection{MLPHead: -1},
+		"head of 65 layers":                     peft.Selection{MLPHead: 65},
 	} {
 		if _, err := peft.New(config, s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("expected an error with %q, got %v", want, err)
