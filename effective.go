@@ -1,6 +1,7 @@
 package spt
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -26,6 +27,12 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		return o, optionError(err)
 	}
 	o.Plan = o.Plan.WithDefaults()
+	if o.Plan.Rule == plan.Gain && o.Score.Criterion != sensitivity.SummedGradient {
+		if by := o.Score.Criterion; by != "" && by != sensitivity.SquaredGradient { // the default
+			return o, &run.OptionError{Option: "criterion", Err: fmt.Errorf("plan rule %s needs scores with the criterion %s, not %s; leave the criterion out", plan.Gain, sensitivity.SummedGradient, by)}
+		}
+		o.Score.Criterion = sensitivity.SummedGradient
+	}
 	if o.ScoresFile == "" {
 		o.Score = o.Score.WithDefaults()
 	}

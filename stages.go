@@ -108,7 +108,7 @@ func Select(c backbone.Config, p *plan.Plan) peft.Selection {
 	if p.FromBlock == 0 {
 		tokens, _ = c.ClassTokens()
 	}
-	return peft.Selection{Module: p.Module, Rank: p.Rank, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries, FromBlock: p.FromBlock}
+	return peft.Selection{Module: p.Module, Rank: p.Rank, Ranks: p.Ranks, Structured: p.Matrices, Whole: append(tokens, p.Vectors...), Entries: p.Entries, FromBlock: p.FromBlock}
 }
 
 // TrainOptions configures stage 3.

@@ -259,7 +259,7 @@ func planModules(p *plan.Plan) string {
 	if p.Only == plan.Unstructured {
 		return "none: the plan selects single entries and vectors only"
 	}
-	return fmt.Sprintf("%d parameters in %s modules of rank %d on %s", p.Cost.Structured, printable(p.Module), p.Rank, wording.Matrices(len(p.Matrices)))
+	return fmt.Sprintf("%d parameters in %s modules of %s on %s", p.Cost.Structured, printable(p.Module), wording.Rank(p.Rank, p.Ranks), wording.Matrices(len(p.Matrices)))
 }
 
 func deltaFacts(f *facts, d *inspect.Delta) {

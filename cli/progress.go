@@ -86,7 +86,7 @@ func describe(e progress.Event, score string) string {
 		p := e.Detail.(*plan.Plan)
 		c, modules := p.Cost, ""
 		if p.Only != plan.Unstructured {
-			modules = fmt.Sprintf("%d in modules of rank %d on %s, ", c.Structured, p.Rank, wording.Matrices(len(p.Matrices)))
+			modules = fmt.Sprintf("%d in modules of %s on %s, ", c.Structured, wording.Rank(p.Rank, p.Ranks), wording.Matrices(len(p.Matrices)))
 		}
 		return fmt.Sprintf("%s tunes %d of %d parameters: %s%d in %s, %d single entries, class token %d", ofCandidate("plan", e), c.Total, p.Budget,
 			modules, c.Vectors, wording.Plural(len(p.Vectors), "whole vector"), c.Unstructured, c.ClassToken)

@@ -70,6 +70,8 @@ func selections() map[string]peft.Selection {
 			Whole:      []string{"cls_token", "blocks.0.norm1.weight", "blocks.1.mlp.fc2.bias"},
 			Entries: map[string][]int32{"blocks.0.attn.v.weight": {0, 7, 255}, "blocks.1.mlp.fc2.weight": {3, 200, 511},
 				"blocks.1.attn.k.bias": {15}, "norm.bias": {0, 1}}},
+		"spt-lora-ranks": {Module: "lora", Rank: 3, Ranks: map[string]int{"blocks.0.attn.q.weight": 1, "blocks.1.mlp.fc1.weight": 2, "blocks.1.mlp.fc2.weight": 3},
+			Structured: []string{"blocks.0.attn.q.weight", "blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight"}},
 		"adapter": peft.Uniform(tinyConfig, "adapter", 3),
 		"lora":    peft.Uniform(tinyConfig, "lora", 2),
 		"linear":  peft.Selection{},

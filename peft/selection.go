@@ -46,6 +46,9 @@ type Selection struct {
 	Module string `json:"module,omitempty"`
 	// Rank is the rank of the structured modules. It is at least 1 if Structured is not empty.
 	Rank int `json:"rank,omitempty"`
+	// Ranks holds the rank of the module on some of the matrices, by matrix. The others have the rank
+	// Rank. Default: nil.
+	Ranks map[string]int `json:"ranks,omitempty"`
 	// Structured lists the matrices that get a structured module.
 	Structured []string `json:"structured,omitempty"`
 	// Whole lists the tensors that are tuned whole.
@@ -91,6 +94,14 @@ type Selection struct {
 	MLPHead int `json:"mlp_head,omitempty"`
 }
 
+// RankOf returns the rank of the module on a matrix.
+func (s Selection) RankOf(matrix string) int {
+	if r, ok := s.Ranks[matrix]; ok {
+		return r
+	}
+	return s.Rank
+}
+
 // From returns the part of the selection s on the backbone c that a training from the given block
 // on can tune: s without the tensors that the forward pass reads before this block, and with the
 // block as FromBlock.
@@ -100,7 +111,8 @@ func (s Selection) From(c backbone.Config, block int) Selection {
 	s.FromBlock = block
 	s.Structured = slices.DeleteFunc(slices.Clone(s.Structured), early)
 	s.Whole = slices.DeleteFunc(slices.Clone(s.Whole), early)
-	s.Entries = maps.Clone(s.Entries)
+	s.Ranks, s.Entries = maps.Clone(s.Ranks), maps.Clone(s.Entries)
+	maps.DeleteFunc(s.Ranks, func(name string, _ int) bool { return early(name) })
 	maps.DeleteFunc(s.Entries, func(name string, _ []int32) bool { return early(name) })
 	return s
 }
@@ -232,6 +244,11 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 		}
 		t.Module = m
 	}
+	for _, name := range slices.Sorted(maps.Keys(s.Ranks)) {
+		if r := s.Ranks[name]; !t.structured[name] || r < 1 || r > s.Rank {
+			return nil, fmt.Errorf("checking the selection: ranks holds %d for %q; expected matrices of the list structured, and ranks from 1 to rank, which is %d", r, name, s.Rank)
+		}
+	}
 	for _, p := range c.Params() {
 		t.shapes[p.Name] = p.Shape
 	}
@@ -269,7 +286,7 @@ func New(c backbone.Config, s Selection) (*Tuning, error) {
 			if !p.Matrix() {
 				return nil, fmt.Errorf("checking the selection: %s of shape %v is no matrix of a block, so it cannot have a %s; leave it out", p.Name, p.Shape, s.Module)
 			}
-			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.Rank, t.hasBias(p.Name))
+			ps, err := t.Module.declare(strings.TrimSuffix(p.Name, ".weight"), p.Shape[1], p.Shape[0], s.RankOf(p.Name), t.hasBias(p.Name))
 			if err != nil {
 				return nil, err
 			}
@@ -466,7 +483,7 @@ func (t *Tuning) Merge(weights, tuned checkpoint.StateDict) (checkpoint.StateDic
 
 // mergeModule merges the module of a layer into the weight and the bias of the layer.
 func (t *Tuning) mergeModule(layer string, weights, tuned checkpoint.StateDict) error {
-	m := &MergedLayer{Name: layer, Rank: t.Selection.Rank, Weight: cloned(weights[layer+".weight"]), Tensors: map[string]checkpoint.Tensor{}}
+	m := &MergedLayer{Name: layer, Rank: t.Selection.RankOf(layer + ".weight"), Weight: cloned(weights[layer+".weight"]), Tensors: map[string]checkpoint.Tensor{}}
 	m.Out, m.In = m.Weight.Shape[0], m.Weight.Shape[1]
 	if t.hasBias(layer + ".weight") {
 		m.Bias = cloned(weights[layer+".bias"])
@@ -562,7 +579,7 @@ func (l *layers) Linear(name string, x *Node) *Node {
 		y = s.withEntries(x, y, l.tuned[SparseValues(name+".weight")])
 	}
 	if l.structured[name+".weight"] {
-		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.Rank, layers: l, dtype: x.DType(), bias: b != nil}
+		s := &Site{Layer: name, In: w.Shape().Dim(1), Out: w.Shape().Dim(0), Rank: l.Selection.RankOf(name + ".weight"), layers: l, dtype: x.DType(), bias: b != nil}
 		y = l.Module.Graph(s, x, y)
 	}
 	return l.ssf(name, l.fact(name, x, y))

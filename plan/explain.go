@@ -62,7 +62,7 @@ func (p *Plan) Explain(tensors []sensitivity.Tensor, count Count) ([]Row, error)
 		if whole[t.Name] {
 			if len(t.Shape) > 1 {
 				in, out := inOut(t)
-				row.Structured = count(in, out, p.Rank)
+				row.Structured = count(in, out, p.RankOf(t.Name))
 			} else {
 				row.Vectors = t.Shape[0]
 			}

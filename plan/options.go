@@ -56,7 +56,7 @@ type Options struct {
 	Alpha float64 `json:"alpha"`
 	// Beta is β: a vector is tuned whole if at least len/β of its entries are selected. Default: 5.
 	Beta float64 `json:"beta"`
-	// Rule is [RandomPlaces] or [PerNeuron]. Default: empty, which is SPT's rule.
+	// Rule is [RandomPlaces], [PerNeuron] or [Gain]. Default: empty, which is SPT's rule.
 	Rule string `json:"rule,omitempty"`
 	// Seed is the seed of the random places of the rule [RandomPlaces]. A configuration does not
 	// store it: it is the seed of the scores, sensitivity.Options.Seed. Default: 0.
@@ -118,7 +118,7 @@ func (o Options) check() error {
 	if err := sensitivity.ValidateCompat(o.Compat); err != nil {
 		return err
 	}
-	if err := validateRule(o.Rule, o.Only, o.Compat); err != nil {
+	if err := validateRule(o.Rule, o.Only, o.Module, o.Compat); err != nil {
 		return err
 	}
 	switch {
@@ -182,7 +182,11 @@ func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 // neuron: it takes the largest score of each neuron, then the second largest of each, and so on.
 // Where the budget ends, the larger scores come first.
 //
-// New returns an error if [Options.Validate] does, if a score is NaN, infinite or negative, or if a
+// With [Gain], New finds the price of a parameter at which the plan just fits the budget, if every
+// tensor takes what leaves it the most gain after the price is paid. The next ranks, vectors and
+// entries by their gain for each parameter spend the rest.
+//
+// New returns an error if [Options.Validate] does, if a score is NaN or infinite, if it is negative or if the criterion of the scores is not that of the rule, or if a
 // shape does not match the number of scores. If ctx is cancelled, New returns the error of ctx.
 func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	o = o.WithDefaults()
@@ -200,6 +204,8 @@ func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options,
 	switch {
 	case o.Rule == PerNeuron:
 		return perNeuron(ctx, scores, budget, o)
+	case o.Rule == Gain:
+		return gain(ctx, scores, budget, o, count)
 	case o.Compat == "":
 		return exact(ctx, scores, budget, o, count)
 	}

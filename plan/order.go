@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/sensitivity"
 )
 
@@ -109,7 +111,10 @@ func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count C
 	if base > math.MaxUint32 {
 		return nil, o, fmt.Errorf("the tensors have %d parameters, which is more than the %d that a plan can rank", base, math.MaxUint32)
 	}
-	err := each(ctx, tensors, func(_ int, t *tensor) error { return t.checkScores() })
+	if by := scores.Criterion; by.Signed() != (o.Rule == Gain) {
+		return nil, o, option.Errorf("criterion", "the scores have the criterion %s, but a plan by the rule %q needs the criterion %s; score the backbone with that criterion", by, cmp.Or(o.Rule, "paper"), needed(o.Rule))
+	}
+	err := each(ctx, tensors, func(_ int, t *tensor) error { return t.checkScores(scores.Criterion) })
 	return tensors, o, err
 }
 
@@ -129,11 +134,11 @@ func each(ctx context.Context, tensors []tensor, f func(i int, t *tensor) error)
 	return group.Wait()
 }
 
-// checkScores returns an error for the first score that is negative or not finite.
-func (t *tensor) checkScores() error {
+// checkScores returns an error for the first score that the criterion does not allow.
+func (t *tensor) checkScores(by sensitivity.Criterion) error {
 	for i, v := range t.Scores {
-		if !(v >= 0 && v <= math.MaxFloat32) {
-			return fmt.Errorf("the score of %q at flat index %d is %v, expected a finite number that is not negative; check that the loss is finite", t.Name, i, v)
+		if err := by.Check(v); err != nil {
+			return fmt.Errorf("the score of %q at flat index %d is %w; check that the loss is finite", t.Name, i, err)
 		}
 	}
 	return nil

@@ -19,7 +19,7 @@
 // always tuned. The head is always tuned too, but it never counts.
 //
 // For ablations, a plan can use no modules ([Unstructured]) or no single entries ([Structured]).
-// For comparisons, a plan can follow another rule: [RandomPlaces] or [PerNeuron].
+// A plan can follow another rule: [RandomPlaces], [PerNeuron] or [Gain].
 //
 // Start with [New], which makes a plan from scores. [ParseBudget] parses a budget such as "0.4M" or
 // "0.5%". [Plan.Save] and [LoadFile] write and read a plan as a JSON file. [Plan.Validate] checks a
@@ -53,14 +53,18 @@ type Plan struct {
 	// Only is [Unstructured] or [Structured] if the plan uses only one half of the method.
 	// Otherwise it is empty.
 	Only string `json:"only,omitempty"`
-	// Rule is [RandomPlaces] or [PerNeuron] if the plan follows this rule. It is empty if the plan
+	// Rule is [RandomPlaces], [PerNeuron] or [Gain] if the plan follows this rule. It is empty if the plan
 	// follows SPT's rule.
 	Rule string `json:"rule,omitempty"`
 	// Module is the registered name of the structured module, such as "lora". It is empty if Only
 	// is [Unstructured].
 	Module string `json:"module"`
-	// Rank is the rank of the structured modules. It is 0 if Module is empty.
+	// Rank is the rank of the structured modules, or the largest of Ranks. It is 0 if Module is
+	// empty, and with [Gain] also if there is no module.
 	Rank int `json:"rank"`
+	// Ranks maps the name of each of Matrices to the rank of its module, with [Gain]. Otherwise it is
+	// empty, and all modules have the rank Rank.
+	Ranks map[string]int `json:"ranks,omitempty"`
 	// Alpha is α in the rule for matrices; see the package comment.
 	Alpha float64 `json:"alpha"`
 	// Beta is β in the rule for vectors; see the package comment.
@@ -69,7 +73,7 @@ type Plan struct {
 	Budget int `json:"budget"`
 	// Tau is τ, the rank, from 1, of the last score that changed the plan. It is 0 if no score did.
 	// With Compat it is the number of largest scores that were taken. With [RandomPlaces] it is
-	// that of the plan before its places were exchanged. It is 0 with [PerNeuron], and in a plan
+	// that of the plan before its places were exchanged. It is 0 with [PerNeuron] and [Gain], and in a plan
 	// that was imported from a published selection, because the selection does not record τ.
 	Tau int `json:"tau"`
 	// Cost counts the parameters that the plan spends.
@@ -190,7 +194,7 @@ func (p *Plan) Validate(tensors []sensitivity.Tensor, count Count) error {
 			return fmt.Errorf("validating plan: matrices names %q of shape %v, expected the weight of a linear layer in a block", name, t.Shape)
 		}
 		in, out := inOut(t)
-		structured += count(in, out, p.Rank)
+		structured += count(in, out, p.RankOf(name))
 	}
 	for _, name := range p.Vectors {
 		t, err := find("vectors", name)
@@ -242,7 +246,7 @@ func (p *Plan) check() error {
 	// cannot overflow an int.
 	const most = 1 << 48
 
-	if err := validateRule(p.Rule, p.Only, p.Compat); err != nil {
+	if err := validateRule(p.Rule, p.Only, p.Module, p.Compat); err != nil {
 		return err
 	}
 	switch {
@@ -264,9 +268,11 @@ func (p *Plan) check() error {
 		return fmt.Errorf("entries has %d tensors, expected none if only is %q", len(p.Entries), p.Only)
 	case p.Only != Unstructured && p.Module == "":
 		return fmt.Errorf("module is empty, expected the name of a structured module such as %q", "lora")
-	case p.Only != Unstructured && p.Rank < 1:
+	case p.Only != Unstructured && p.Rule != Gain && p.Rank < 1:
 		return fmt.Errorf("rank is %d, expected 1 or more", p.Rank)
-	case p.Rule == PerNeuron && p.Tau != 0:
+	case p.Rule != Gain && len(p.Ranks) > 0:
+		return fmt.Errorf("ranks has %d matrices, expected none unless rule is %q", len(p.Ranks), Gain)
+	case (p.Rule == PerNeuron || p.Rule == Gain) && p.Tau != 0:
 		return fmt.Errorf("tau is %d and rule is %q, expected tau 0, because the rule has no order of all scores", p.Tau, p.Rule)
 	case !positive(p.Alpha) || !positive(p.Beta):
 		return fmt.Errorf("alpha and beta are %v and %v, expected positive numbers", p.Alpha, p.Beta)
@@ -278,6 +284,11 @@ func (p *Plan) check() error {
 		return fmt.Errorf("counted_only has %d tensors, expected none unless compat is %q", len(p.CountedOnly), CompatRelease)
 	}
 
+	if p.Rule == Gain {
+		if err := p.checkRanks(); err != nil {
+			return err
+		}
+	}
 	sensitive := 0
 	for name, n := range p.Sensitive {
 		if n < 1 || n > p.Budget {
@@ -341,6 +352,31 @@ func (p *Plan) check() error {
 		return fmt.Errorf("cost.total is %d, but the parts of the cost add up to %d", p.Cost.Total, p.Cost.sum())
 	case p.Compat == "" && p.Cost.Total > p.Budget:
 		return fmt.Errorf("cost.total is %d, above the budget of %d parameters", p.Cost.Total, p.Budget)
+	}
+	return nil
+}
+
+// RankOf returns the rank of the module on a matrix of the plan.
+func (p *Plan) RankOf(matrix string) int {
+	if r, ok := p.Ranks[matrix]; ok {
+		return r
+	}
+	return p.Rank
+}
+
+// checkRanks returns an error unless Ranks holds a rank for each of Matrices, and Rank is the
+// largest.
+func (p *Plan) checkRanks() error {
+	largest := 0
+	for _, name := range p.Matrices {
+		r := p.Ranks[name]
+		if r < 1 {
+			return fmt.Errorf("ranks holds %d for %q, expected a rank of 1 or more for each of matrices", r, name)
+		}
+		largest = max(largest, r)
+	}
+	if len(p.Ranks) != len(p.Matrices) || p.Rank != largest {
+		return fmt.Errorf("rank is %d and ranks has %d matrices, expected the largest rank, %d, and the %d names of matrices", p.Rank, len(p.Ranks), largest, len(p.Matrices))
 	}
 	return nil
 }

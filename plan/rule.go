@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/sensitivity"
 )
 
 // The values of [Options.Rule] and [Plan.Rule].
@@ -16,13 +17,18 @@ const (
 	// the largest scores of each output neuron, one by one, and every bias whole. It needs
 	// [Unstructured].
 	PerNeuron = "per-neuron"
+	// Gain gives each matrix a LoRA of its own rank, and takes what gains most for each parameter:
+	// ranks, whole vectors and entries have one currency, the squared gradient. It has no α and no
+	// β, and needs scores with the criterion sensitivity.SummedGradient. docs/method.md has the
+	// formulas.
+	Gain = "gain"
 )
 
 // Rules returns all rules other than the default, which is SPT's rule and has no name.
-func Rules() []string { return []string{RandomPlaces, PerNeuron} }
+func Rules() []string { return []string{RandomPlaces, PerNeuron, Gain} }
 
-// validateRule returns an error if a plan cannot have the rule together with only and compat.
-func validateRule(rule, only, compat string) error {
+// validateRule returns an error if a plan cannot have the rule together with the other values.
+func validateRule(rule, only, module, compat string) error {
 	switch {
 	case rule == "":
 		return nil
@@ -32,6 +38,16 @@ func validateRule(rule, only, compat string) error {
 		return option.Errorf("plan-rule", "plan rule %q contradicts compat mode %q, which has SPT's rule; leave out one of the two options", rule, compat)
 	case rule == PerNeuron && only != Unstructured:
 		return option.Errorf("plan-rule", "plan rule %q tunes single entries and vectors, but the plan has structured modules; choose a method without modules, such as spt-unstructured", rule)
+	case rule == Gain && module != "lora":
+		return option.Errorf("plan-rule", "plan rule %q knows the gain of the module lora only, but the plan has %q; choose spt-lora or spt-lora-structured", rule, module)
 	}
 	return nil
+}
+
+// needed returns the criterion that scores for the rule need, in words.
+func needed(rule string) string {
+	if rule == Gain {
+		return string(sensitivity.SummedGradient)
+	}
+	return "one without signs, such as " + string(sensitivity.SquaredGradient)
 }

@@ -202,7 +202,7 @@ func (r *Run) budget() *chartsView {
 		if c.Structured > 0 {
 			text := fmt.Sprintf("%s in modules", wording.Thousands(c.Structured))
 			if s := r.Tuning.Selection; len(s.Structured) > 0 {
-				text = fmt.Sprintf("%s in %s modules of rank %d on %s", wording.Thousands(c.Structured), s.Module, s.Rank, wording.Matrices(len(s.Structured)))
+				text = fmt.Sprintf("%s in %s modules of %s on %s", wording.Thousands(c.Structured), s.Module, wording.Rank(s.Rank, s.Ranks), wording.Matrices(len(s.Structured)))
 			}
 			parts = append(parts, text)
 		}

@@ -1,6 +1,7 @@
 package sensitivity
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
@@ -23,6 +24,9 @@ const (
 	// PerSample is Σ g² with batches of one image. This is the diagonal of the empirical Fisher
 	// information. It needs one backward pass for each image.
 	PerSample Criterion = "per-sample"
+	// SummedGradient is Σ g with its sign: minus the direction in which the loss falls. Only
+	// plan.Gain reads it, because the other rules compare scores that are not negative.
+	SummedGradient Criterion = "sum"
 	// Taylor is Σ |w·g|. The term |w·g| is the first-order estimate of the change of the loss if w
 	// becomes zero. This is the saliency of SNIP (Lee et al. 2019, arXiv 1810.02340), which uses
 	// one batch.
@@ -61,6 +65,8 @@ type formula struct {
 	score func(sums []float64) float64
 	// forward reports whether the criterion needs no gradient.
 	forward bool
+	// signed reports whether scores can be negative.
+	signed bool
 	// batches is the smallest number of batches, if it is more than one.
 	batches int
 }
@@ -69,6 +75,7 @@ type formula struct {
 var formulas = []formula{
 	{criterion: SquaredGradient, add: squares},
 	{criterion: PerSample, add: squares},
+	{criterion: SummedGradient, signed: true, add: func(_, g, _ *Node) []*Node { return []*Node{g} }},
 	{criterion: Taylor, add: func(w, g, _ *Node) []*Node { return []*Node{Abs(Mul(w, g))} }},
 	{criterion: SplitHalf, batches: 2,
 		add:   func(_, g, odd *Node) []*Node { return []*Node{Mul(g, OneMinus(odd)), Mul(g, odd)} },
@@ -88,9 +95,9 @@ var formulas = []formula{
 
 func squares(_, g, _ *Node) []*Node { return []*Node{Mul(g, g)} }
 
-// formula returns the formula of c, which must be valid.
+// formula returns the formula of c. The empty criterion is the default.
 func (c Criterion) formula() formula {
-	return formulas[slices.IndexFunc(formulas, func(f formula) bool { return f.criterion == c })]
+	return formulas[max(0, slices.IndexFunc(formulas, func(f formula) bool { return f.criterion == c }))]
 }
 
 // sums returns the number of sums that the formula needs.
@@ -111,6 +118,21 @@ func Criteria() (all []Criterion) {
 
 // Images reports whether c needs training images.
 func (c Criterion) Images() bool { return c.formula().add != nil }
+
+// Signed reports whether scores of c can be negative.
+func (c Criterion) Signed() bool { return c.formula().signed }
+
+// Check returns an error if no score of c can have the value v. It names the value and what was
+// expected.
+func (c Criterion) Check(v float32) error {
+	switch {
+	case math.IsNaN(float64(v)) || math.IsInf(float64(v), 0):
+		return fmt.Errorf("%v, expected a finite number", v)
+	case v < 0 && !c.Signed():
+		return fmt.Errorf("%v, expected a finite number that is not negative", v)
+	}
+	return nil
+}
 
 // Validate returns an error if c is unknown. The error lists the known criteria.
 func (c Criterion) Validate() error {

@@ -3,7 +3,6 @@ package sensitivity
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -24,8 +23,8 @@ type Tensor struct {
 	// EntriesOnly is true if the tensor has two or more dimensions but cannot have a structured
 	// module. Examples are the kernel of a convolution and a projection between blocks.
 	EntriesOnly bool
-	// Scores holds one score for each value of the tensor, row-major. Scores are finite and not
-	// negative. In the result of [Tensors] it is nil.
+	// Scores holds one score for each value of the tensor, row-major. [Criterion.Check] says which
+	// values are possible. In the result of [Tensors] it is nil.
 	Scores []float32
 }
 
@@ -216,7 +215,7 @@ func (s *Scores) Save(path string) error {
 }
 
 // Load reads a scores file, which [Scores.Save] writes. It returns an error if the metadata does
-// not list each tensor once, or if a score is negative or not finite.
+// not list each tensor once, or if [Criterion.Check] rejects a score.
 func Load(path string) (*Scores, error) {
 	f, err := checkpoint.Open(path)
 	if err != nil {
@@ -286,8 +285,8 @@ func read(f *checkpoint.File) (*Scores, error) {
 		}
 		seen[name] = true
 		for i, v := range t.Data {
-			if !(v >= 0 && v <= math.MaxFloat32) {
-				return nil, fmt.Errorf("score %d of tensor %s is %g, expected a finite number that is not negative; score the backbone again", i, name, v)
+			if err := s.Criterion.Check(v); err != nil {
+				return nil, fmt.Errorf("score %d of tensor %s is %w; score the backbone again", i, name, err)
 			}
 		}
 		s.Tensors = append(s.Tensors, Tensor{name, t.Shape, slices.Contains(about.Norms, name), slices.Contains(about.EntriesOnly, name), t.Data})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/sensitivity"
 )
@@ -61,7 +62,7 @@ func Explain(w io.Writer, p *plan.Plan, tensors []sensitivity.Tensor, count plan
 	if p.Tau > 0 && p.Rule == "" { // an imported plan has no Tau
 		how += fmt.Sprintf(": the %d largest scores", p.Tau)
 	}
-	what := fmt.Sprintf("%s, rank %d", p.Module, p.Rank)
+	what := fmt.Sprintf("%s, %s", p.Module, wording.Rank(p.Rank, p.Ranks))
 	switch p.Only {
 	case plan.Unstructured:
 		what = "unstructured only"
@@ -117,7 +118,7 @@ func Explain(w io.Writer, p *plan.Plan, tensors []sensitivity.Tensor, count plan
 	table.Flush()
 	out.WriteString("\nA cell is a number of tuned parameters.")
 	if p.Cost.Structured > 0 {
-		fmt.Fprintf(&out, " A star marks a structured module: %s of rank %d.", p.Module, p.Rank)
+		fmt.Fprintf(&out, " A star marks a structured module: %s of %s.", p.Module, wording.Rank(p.Rank, p.Ranks))
 	}
 	out.WriteByte('\n')
 	if _, err := w.Write(out.Bytes()); err != nil {

@@ -68,6 +68,19 @@ func Time(seconds float64) string {
 	return fmt.Sprintf("%.1f h", d.Hours())
 }
 
+// Rank returns the rank of modules in words: "rank 2", or "ranks 1 to 4" if they differ. ranks holds
+// the ranks that differ from rank, the largest one.
+func Rank(rank int, ranks map[string]int) string {
+	least := rank
+	for _, r := range ranks {
+		least = min(least, r)
+	}
+	if least == rank {
+		return fmt.Sprintf("rank %d", rank)
+	}
+	return fmt.Sprintf("ranks %d to %d", least, rank)
+}
+
 // Matrices returns a number of matrices with the noun.
 func Matrices(n int) string {
 	if n == 1 {
