@@ -166,7 +166,7 @@ func TestMerge(t *testing.T) {
 			if !reflect.DeepEqual(argmax(got), argmax(want)) {
 				t.Error("predictions differ")
 			}
-			if merged.Images != 40 || merged.Bound != delta.DefaultBound || merged.LargestDifference != difference {
+			if merged.Images != 40 || merged.Bound != delta.DefaultBound || math.Abs(merged.LargestDifference-difference) > 1e-6 {
 				t.Errorf("reported %d images, bound %g, difference %g; measured %g", merged.Images, merged.Bound, merged.LargestDifference, difference)
 			}
 			t.Logf("largest difference %.2g", difference)
