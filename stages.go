@@ -98,7 +98,11 @@ func planFor(ctx context.Context, scores *sensitivity.Scores, budget plan.Budget
 	if err != nil {
 		return nil, optionError(err)
 	}
-	return plan.New(ctx, scores, parameters, o, count)
+	p, err := plan.New(ctx, scores, parameters, o, count)
+	if option.Of(err) != "" { // such as scores with another criterion than that of the rule
+		return nil, optionError(err)
+	}
+	return p, err
 }
 
 // Select returns the selection that the plan p makes on the backbone c: the matrices, vectors and

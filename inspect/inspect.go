@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,7 +112,7 @@ type Scores struct {
 type ScoredTensor struct {
 	Name  string  `json:"name"`
 	Shape []int   `json:"shape"`
-	Sum   float64 `json:"sum"`   // sum of the scores
+	Sum   float64 `json:"sum"`   // sum of the sizes of the scores
 	Share float64 `json:"share"` // Sum as a share of the sum over all tensors, 0 to 1
 }
 
@@ -378,7 +379,7 @@ func openScores(f *checkpoint.File) (*Inspection, error) {
 	for _, t := range s.Tensors {
 		sum := 0.0
 		for _, v := range t.Scores {
-			sum += float64(v)
+			sum += math.Abs(float64(v)) // a signed criterion has negative scores
 		}
 		total += sum
 		out.Tensors = append(out.Tensors, ScoredTensor{Name: t.Name, Shape: t.Shape, Sum: sum})
