@@ -60,7 +60,7 @@ var imports = []struct {
 	{"plan", []string{"internal/regularfile", "backbone", "sensitivity", "internal/atomicfile", "internal/jsonfile", "internal/option", "internal/seeded"}},
 	{"peft", []string{"backbone", "backend", "checkpoint", "internal/drop", "internal/graph", "internal/option", "internal/program",
 		"internal/seeded"}},
-	{"internal/planreport", []string{"plan", "sensitivity"}},
+	{"internal/planreport", []string{"internal/wording", "plan", "sensitivity"}},
 	{"plan/published", []string{"internal/regularfile", "checkpoint", "peft", "plan", "sensitivity", "internal/pickle"}},
 	{"train", []string{"backbone", "backend", "checkpoint", "dataset", "objective", "peft", "progress", "sensitivity", "internal/jsonfile", "internal/microbatch",
 		"internal/measure", "internal/option", "internal/program"}},
