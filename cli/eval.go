@@ -296,7 +296,8 @@ func (a *app) leaveEvaluation(ctx context.Context, o *options, m *measured) (str
 	defer p.close()
 	from := report.Sources{Data: m.data, Progress: p.event}
 	data, err := report.NewData(ctx, m.data, 0)
-	if err == nil && m.page.Wrong() > 0 && m.members == nil { // no single network explains an ensemble
+	// no single network explains an ensemble
+	if err == nil && m.page.Wrong() > 0 && m.members == nil {
 		if from.Classifier, err = spt.NewClassifier(m.task.Backend(), m.task.Model(), m.tuned.trained, m.data.Classes, m.tuned.transform); err == nil {
 			defer from.Classifier.Close()
 		}

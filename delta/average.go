@@ -9,10 +9,10 @@ import (
 )
 
 // Interpolate returns m with its weights moved towards those of the backbone, as WiSE-FT does
-// (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903): each tensor is
-// backbone + alpha·(m − backbone). The head stays as it is, because the backbone has none for the
-// task. alpha is at least 0, for the backbone with the head of the task, and at most 1, for m. m
-// must have been merged into the backbone.
+// (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", arXiv 2109.01903): each tensor
+// is backbone + alpha·(m − backbone). The head stays as it is, because the backbone has none for
+// the task. alpha is at least 0, for the backbone with the head of the task, and at most 1, for m.
+// m must have been merged into the backbone.
 func (m *Merged) Interpolate(b *backbone.Model, alpha float64) (*Merged, error) {
 	if !(alpha >= 0 && alpha <= 1) {
 		return nil, fmt.Errorf("interpolating merged weights: alpha is %v, expected 0 (the backbone) to 1 (the tuned weights)", alpha)

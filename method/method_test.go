@@ -97,7 +97,8 @@ func TestPublishedCounts(t *testing.T) {
 	// Zhang et al. 2022 (NOAH, arXiv 2206.04673), without a head: LoRA of rank 8 on q and v, an
 	// Adapter of width 8 in each block, BitFit.
 	base := vitB(100)
-	if n, _ := counted(t, method.LoRA, 100, method.Options{Rank: 8, TargetModules: []string{"q", "attn.v"}}); n != 294_912 { // 0.29 M
+	// 0.29 M
+	if n, _ := counted(t, method.LoRA, 100, method.Options{Rank: 8, TargetModules: []string{"q", "attn.v"}}); n != 294_912 {
 		t.Errorf("LoRA on q and v: %d", n)
 	}
 	adapter, err := peft.Lookup("adapter")

@@ -46,8 +46,8 @@ type Selection struct {
 	Module string `json:"module,omitempty"`
 	// Rank is the rank of the structured modules. It is at least 1 if Structured is not empty.
 	Rank int `json:"rank,omitempty"`
-	// Ranks holds the rank of the module on some of the matrices, by matrix. The others have the rank
-	// Rank. Default: nil.
+	// Ranks holds the rank of the module on some of the matrices, by matrix. The others have the
+	// rank Rank. Default: nil.
 	Ranks map[string]int `json:"ranks,omitempty"`
 	// Structured lists the matrices that get a structured module.
 	Structured []string `json:"structured,omitempty"`

@@ -18,8 +18,8 @@ const mostRank = 16
 // summed gradient has the singular values σ.
 //
 // Every parameter has the same price. At a price, each tensor takes what leaves the most gain after
-// the price is paid: a module of some rank, single entries, the whole vector, or nothing. gain finds
-// the lowest price at which the plan stays within the budget, and then spends the rest of the
+// the price is paid: a module of some rank, single entries, the whole vector, or nothing. gain
+// finds the lowest price at which the plan stays within the budget, and then spends the rest of the
 // budget on the next ranks, vectors and entries by their gain for each parameter.
 func gain(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	if o.Rank == 0 {
@@ -77,8 +77,8 @@ type offer struct {
 	// whole vector.
 	gains []float64
 	costs []int
-	// entries holds the largest entries in descending order, and sums the gain of the first of them:
-	// sums[n] is that of n entries.
+	// entries holds the largest entries in descending order, and sums the gain of the first of
+	// them: sums[n] is that of n entries.
 	entries []event
 	sums    []float64
 }

@@ -162,8 +162,8 @@ func prices(s *sensitivity.Scores, entries bool) (out []float64) {
 	return out
 }
 
-// TestGainFindsPlanted plants what each kind of tuning is for: a matrix of rank two, a vector, and a
-// single large entry.
+// TestGainFindsPlanted plants what each kind of tuning is for: a matrix of rank two, a vector, and
+// a single large entry.
 func TestGainFindsPlanted(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	s := &sensitivity.Scores{Criterion: sensitivity.SummedGradient}

@@ -186,8 +186,9 @@ func positive(v float64) bool { return v > 0 && !math.IsInf(v, 1) }
 // tensor takes what leaves it the most gain after the price is paid. The next ranks, vectors and
 // entries by their gain for each parameter spend the rest.
 //
-// New returns an error if [Options.Validate] does, if a score is NaN or infinite, if it is negative or if the criterion of the scores is not that of the rule, or if a
-// shape does not match the number of scores. If ctx is cancelled, New returns the error of ctx.
+// New returns an error if [Options.Validate] does, if a score is NaN or infinite, if it is negative
+// or if the criterion of the scores is not that of the rule, or if a shape does not match the
+// number of scores. If ctx is cancelled, New returns the error of ctx.
 func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options, count Count) (*Plan, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(scores.Tensors, scores.ClassToken, budget); err != nil {

@@ -53,8 +53,8 @@ type Plan struct {
 	// Only is [Unstructured] or [Structured] if the plan uses only one half of the method.
 	// Otherwise it is empty.
 	Only string `json:"only,omitempty"`
-	// Rule is [RandomPlaces], [PerNeuron] or [Gain] if the plan follows this rule. It is empty if the plan
-	// follows SPT's rule.
+	// Rule is [RandomPlaces], [PerNeuron] or [Gain] if the plan follows this rule. It is empty if
+	// the plan follows SPT's rule.
 	Rule string `json:"rule,omitempty"`
 	// Module is the registered name of the structured module, such as "lora". It is empty if Only
 	// is [Unstructured].
@@ -62,8 +62,8 @@ type Plan struct {
 	// Rank is the rank of the structured modules, or the largest of Ranks. It is 0 if Module is
 	// empty, and with [Gain] also if there is no module.
 	Rank int `json:"rank"`
-	// Ranks maps the name of each of Matrices to the rank of its module, with [Gain]. Otherwise it is
-	// empty, and all modules have the rank Rank.
+	// Ranks maps the name of each of Matrices to the rank of its module, with [Gain]. Otherwise it
+	// is empty, and all modules have the rank Rank.
 	Ranks map[string]int `json:"ranks,omitempty"`
 	// Alpha is α in the rule for matrices; see the package comment.
 	Alpha float64 `json:"alpha"`
@@ -73,8 +73,9 @@ type Plan struct {
 	Budget int `json:"budget"`
 	// Tau is τ, the rank, from 1, of the last score that changed the plan. It is 0 if no score did.
 	// With Compat it is the number of largest scores that were taken. With [RandomPlaces] it is
-	// that of the plan before its places were exchanged. It is 0 with [PerNeuron] and [Gain], and in a plan
-	// that was imported from a published selection, because the selection does not record τ.
+	// that of the plan before its places were exchanged. It is 0 with [PerNeuron] and [Gain], and
+	// in a plan that was imported from a published selection, because the selection does not record
+	// τ.
 	Tau int `json:"tau"`
 	// Cost counts the parameters that the plan spends.
 	Cost Cost `json:"cost"`

@@ -17,8 +17,8 @@ const (
 
 // singular returns the n largest singular values of a row-major matrix [out, in], in descending
 // order, and their right singular vectors, n rows of length in. n is at most the shorter side. It
-// finds them in a random subspace, which name seeds: the values of a matrix with a flat spectrum are
-// a few percent too low, and those of values that stand out are exact.
+// finds them in a random subspace, which name seeds: the values of a matrix with a flat spectrum
+// are a few percent too low, and those of values that stand out are exact.
 func singular(values []float32, out, in, n int, name string) (sigma []float64, right [][]float64, err error) {
 	data := make([]float64, len(values))
 	for i, v := range values {

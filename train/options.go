@@ -39,7 +39,8 @@ type Options struct {
 	// HeadLR is the learning rate of the head after the warm-up, at most 10. The whole schedule of
 	// the head is the schedule of LR, multiplied by HeadLR/LR. Zero means LR.
 	HeadLR float64 `json:"head_lr,omitempty"`
-	// LRFactors holds factors for the learning rates of groups of tuned tensors, above 0 and at most
+	// LRFactors holds factors for the learning rates of groups of tuned tensors, above 0 and at
+	// most
 	// 100. The whole schedule of a group is multiplied by its factor. A factor of the head and a
 	// HeadLR contradict each other. Default: 1 for every group.
 	LRFactors map[peft.Group]float64 `json:"lr_factors,omitempty"`

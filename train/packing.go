@@ -16,8 +16,9 @@ import (
 // is one tensor that holds the values of one or more tuned tensors.
 //
 // On the CPU each tuned tensor is its own pack. On a device such as a GPU there are a few packs.
-// Each is a vector that holds all tensors with the same weight decay and the same learning rate. With hundreds of small tensors, starting the operations and passing the tensors would take
-// longer than the computation.
+// Each is a vector that holds all tensors with the same weight decay and the same learning rate.
+// With hundreds of small tensors, starting the operations and passing the tensors would take longer
+// than the computation.
 type packing struct {
 	params []peft.Param
 	// factors holds the factors of the learning rates of groups.

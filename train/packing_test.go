@@ -79,7 +79,8 @@ func TestPacking(t *testing.T) {
 			}
 		}
 	}
-	if n := len(newPacking(tuning.Params, factors, false).packs); n != 6 { // A, B, class token, norm and entries, head weight and bias
+	// A, B, class token, norm and entries, head weight and bias
+	if n := len(newPacking(tuning.Params, factors, false).packs); n != 6 {
 		t.Errorf("%d packs with factors, expected 6", n)
 	}
 	delete(values, "cls_token")

@@ -68,8 +68,8 @@ func Time(seconds float64) string {
 	return fmt.Sprintf("%.1f h", d.Hours())
 }
 
-// Rank returns the rank of modules in words: "rank 2", or "ranks 1 to 4" if they differ. ranks holds
-// the ranks that differ from rank, the largest one.
+// Rank returns the rank of modules in words: "rank 2", or "ranks 1 to 4" if they differ. ranks
+// holds the ranks that differ from rank, the largest one.
 func Rank(rank int, ranks map[string]int) string {
 	least := rank
 	for _, r := range ranks {
