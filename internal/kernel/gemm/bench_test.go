@@ -10,12 +10,15 @@ import (
 	"github.com/sptune/spt/internal/workers"
 )
 
+// weightShapes are K and N of the products with the weights of ViT-B and ViT-Ti.
+var weightShapes = [][2]int{{768, 768}, {768, 3072}, {3072, 768}, {192, 192}, {192, 576}, {192, 768}, {768, 192}}
+
 // BenchmarkWeight measures the products with the weights of ViT-B and ViT-Ti for 8 and 32 images of
 // 197 tokens, so M is 1576 and 6304. Weights are packed once.
 func BenchmarkWeight(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, m := range []int{1576, 6304} {
-		for _, d := range [][2]int{{768, 768}, {768, 3072}, {3072, 768}, {192, 192}, {192, 576}, {192, 768}, {768, 192}} {
+		for _, d := range weightShapes {
 			k, n := d[0], d[1]
 			b.Run(fmt.Sprintf("%dx%dx%d", m, k, n), func(b *testing.B) {
 				w := View{random(r, k*n), 1, k} // stored as in PyTorch, [n,k]

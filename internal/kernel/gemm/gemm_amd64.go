@@ -55,3 +55,34 @@ func copyAVX512(dst *float32, ldd int, src *float32, lds int, n int, k int)
 
 // peakAVX512 runs n rounds of 28 multiply-adds of 16 lanes.
 func peakAVX512(n int)
+
+// stripAMX computes a strip of C; see the type strip.
+//
+//go:noescape
+func stripAMX(t *strip)
+
+// peakAMX runs n rounds of four products of tiles.
+func peakAMX(n int)
+
+// alongA packs n rows of k contiguous steps, lds bytes apart, into tiles of A, step bytes apart.
+//
+//go:noescape
+func alongA(dst *float32, step int, src *float32, lds int, n int, k int)
+
+// alongB packs n columns of k contiguous steps, lds bytes apart, into tiles of B, step bytes apart.
+// Columns after the first n are 0.
+//
+//go:noescape
+func alongB(dst *float32, step int, src *float32, lds int, n int, k int)
+
+// acrossB packs k steps of n contiguous columns, lds bytes apart, into tiles of B, step bytes
+// apart. Columns after the first n are 0.
+//
+//go:noescape
+func acrossB(dst *float32, step int, src *float32, lds int, n int, k int)
+
+// acrossA packs k steps of n contiguous rows, lds bytes apart, into tiles of A, step bytes apart.
+// Rows after the first n are 0.
+//
+//go:noescape
+func acrossA(dst *float32, step int, src *float32, lds int, n int, k int)

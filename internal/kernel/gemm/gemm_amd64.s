@@ -10291,3 +10291,2582 @@ round:
 	JNZ         round
 	VZEROUPPER
 	RET
+
+DATA tileConfig<>+0(SB)/8, $0x0000000000000001
+DATA tileConfig<>+8(SB)/8, $0x0000000000000000
+DATA tileConfig<>+16(SB)/8, $0x0040004000400040
+DATA tileConfig<>+24(SB)/8, $0x0040004000400040
+DATA tileConfig<>+32(SB)/8, $0x0000000000000000
+DATA tileConfig<>+40(SB)/8, $0x0000000000000000
+DATA tileConfig<>+48(SB)/8, $0x1010101010101010
+DATA tileConfig<>+56(SB)/8, $0x0000000000000000
+GLOBL tileConfig<>(SB), RODATA|NOPTR, $64
+
+// func stripAMX(t *strip)
+// Requires: AMX-BF16, AVX, AVX512F, BMI2, MMX+
+TEXT ·stripAMX(SB), NOSPLIT, $32-8
+	MOVQ t+0(FP), DI
+	MOVQ 64(DI), AX
+	MOVQ AX, 8(SP)
+	MOVQ 72(DI), AX
+	MOVQ AX, 16(SP)
+	MOVQ $0x00000000, 24(SP)
+	MOVQ 48(DI), R15
+	LEAQ tileConfig<>+0(SB), AX
+
+	// ldtilecfg [rax]
+	LONG         $0x4978e2c4
+	BYTE         $0x00
+	MOVQ         $0x00000040, R8
+	XORQ         R10, R10
+	VBROADCASTSS 160(DI), Z12
+	VBROADCASTSS 164(DI), Z13
+
+panel:
+	MOVQ 104(DI), AX
+	ADDQ 24(SP), AX
+	MOVQ AX, (SP)
+	CMPQ 40(DI), $0x10
+	JG   tall
+	CMPQ R15, $0x10
+	JG   sums1x2
+
+	// tilezero tmm0
+	LONG $0x497be2c4
+	BYTE $0xc0
+	MOVQ DI, R14
+
+term1x1:
+	MOVQ  (R14), SI
+	MOVQ  24(SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 24(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  16(R14), CX
+
+step1x1:
+	// tileloadd tmm4, [rsi + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000006a4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tileloadd tmm6, [rdx + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000002b4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm0, tmm4, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xc4
+	ADDQ $0x00000400, SI
+	ADDQ $0x00000800, DX
+	MOVQ 56(DI), BX
+	MOVQ (SP), AX
+
+fetchDst1x1:
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       112(DI), AX
+	DECQ       BX
+	JNZ        fetchDst1x1
+	MOVQ       AX, (SP)
+	MOVQ       80(DI), BX
+	TESTQ      BX, BX
+	JZ         fetchA1x1done
+	MOVQ       8(SP), AX
+
+fetchA1x1:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchA1x1
+	MOVQ       AX, 8(SP)
+
+fetchA1x1done:
+	MOVQ  88(DI), BX
+	TESTQ BX, BX
+	JZ    fetchB1x1done
+	MOVQ  16(SP), AX
+
+fetchB1x1:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchB1x1
+	MOVQ       AX, 16(SP)
+
+fetchB1x1done:
+	MOVQ 56(DI), BX
+
+write1x1:
+	TESTQ       R10, R10
+	JZ          written1x1
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          row1x1added
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+row1x1added:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        row1x1whole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+row1x1whole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	DECQ    BX
+	JNZ     write1x1
+
+written1x1:
+	DECQ  CX
+	JNZ   step1x1
+	MOVQ  32(R14), R14
+	TESTQ R14, R14
+	JNZ   term1x1
+
+rest1x1:
+	TESTQ       R10, R10
+	JZ          rest1x1done
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          rest1x1rowadded
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+rest1x1rowadded:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        rest1x1rowwhole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+rest1x1rowwhole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	JMP     rest1x1
+
+rest1x1done:
+	MOVQ 96(DI), AX
+	MOVQ $0x00000080, BX
+
+	// tilestored [rax + rbx + 0], tmm0
+	LONG $0x4b7ae2c4
+	LONG $0x00001884
+	BYTE $0x00
+	BYTE $0x00
+	JMP  summed
+
+sums1x2:
+	// tilezero tmm0
+	LONG $0x497be2c4
+	BYTE $0xc0
+
+	// tilezero tmm1
+	LONG $0x497be2c4
+	BYTE $0xc8
+	MOVQ DI, R14
+
+term1x2:
+	MOVQ  (R14), SI
+	MOVQ  24(SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 24(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  16(R14), CX
+
+step1x2:
+	// tileloadd tmm4, [rsi + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000006a4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tileloadd tmm6, [rdx + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000002b4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm0, tmm4, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xc4
+
+	// tileloadd tmm7, [rdx + r8 + 1024]
+	LONG $0x4b7ba2c4
+	LONG $0x040002bc
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm1, tmm4, tmm7
+	LONG $0x5c42e2c4
+	BYTE $0xcc
+	ADDQ $0x00000400, SI
+	ADDQ $0x00000800, DX
+	MOVQ 56(DI), BX
+	MOVQ (SP), AX
+
+fetchDst1x2:
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       112(DI), AX
+	DECQ       BX
+	JNZ        fetchDst1x2
+	MOVQ       AX, (SP)
+	MOVQ       80(DI), BX
+	TESTQ      BX, BX
+	JZ         fetchA1x2done
+	MOVQ       8(SP), AX
+
+fetchA1x2:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchA1x2
+	MOVQ       AX, 8(SP)
+
+fetchA1x2done:
+	MOVQ  88(DI), BX
+	TESTQ BX, BX
+	JZ    fetchB1x2done
+	MOVQ  16(SP), AX
+
+fetchB1x2:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchB1x2
+	MOVQ       AX, 16(SP)
+
+fetchB1x2done:
+	MOVQ 56(DI), BX
+
+write1x2:
+	TESTQ       R10, R10
+	JZ          written1x2
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          row1x2added
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+row1x2added:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        row1x2whole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+row1x2whole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	DECQ    BX
+	JNZ     write1x2
+
+written1x2:
+	DECQ  CX
+	JNZ   step1x2
+	MOVQ  32(R14), R14
+	TESTQ R14, R14
+	JNZ   term1x2
+
+rest1x2:
+	TESTQ       R10, R10
+	JZ          rest1x2done
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          rest1x2rowadded
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+rest1x2rowadded:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        rest1x2rowwhole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+rest1x2rowwhole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	JMP     rest1x2
+
+rest1x2done:
+	MOVQ 96(DI), AX
+	MOVQ $0x00000080, BX
+
+	// tilestored [rax + rbx + 0], tmm0
+	LONG $0x4b7ae2c4
+	LONG $0x00001884
+	BYTE $0x00
+	BYTE $0x00
+
+	// tilestored [rax + rbx + 64], tmm1
+	LONG $0x4b7ae2c4
+	LONG $0x0040188c
+	BYTE $0x00
+	BYTE $0x00
+	JMP  summed
+
+tall:
+	CMPQ R15, $0x10
+	JG   sums2x2
+
+	// tilezero tmm0
+	LONG $0x497be2c4
+	BYTE $0xc0
+
+	// tilezero tmm2
+	LONG $0x497be2c4
+	BYTE $0xd0
+	MOVQ DI, R14
+
+term2x1:
+	MOVQ  (R14), SI
+	MOVQ  24(SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 24(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  16(R14), CX
+
+step2x1:
+	// tileloadd tmm4, [rsi + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000006a4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tileloadd tmm6, [rdx + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000002b4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm0, tmm4, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xc4
+
+	// tileloadd tmm5, [rsi + r8 + 1024]
+	LONG $0x4b7ba2c4
+	LONG $0x040006ac
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm2, tmm5, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xd5
+	ADDQ $0x00000800, SI
+	ADDQ $0x00000800, DX
+	MOVQ 56(DI), BX
+	MOVQ (SP), AX
+
+fetchDst2x1:
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       112(DI), AX
+	DECQ       BX
+	JNZ        fetchDst2x1
+	MOVQ       AX, (SP)
+	MOVQ       80(DI), BX
+	TESTQ      BX, BX
+	JZ         fetchA2x1done
+	MOVQ       8(SP), AX
+
+fetchA2x1:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchA2x1
+	MOVQ       AX, 8(SP)
+
+fetchA2x1done:
+	MOVQ  88(DI), BX
+	TESTQ BX, BX
+	JZ    fetchB2x1done
+	MOVQ  16(SP), AX
+
+fetchB2x1:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchB2x1
+	MOVQ       AX, 16(SP)
+
+fetchB2x1done:
+	MOVQ 56(DI), BX
+
+write2x1:
+	TESTQ       R10, R10
+	JZ          written2x1
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          row2x1added
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+row2x1added:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        row2x1whole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+row2x1whole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	DECQ    BX
+	JNZ     write2x1
+
+written2x1:
+	DECQ  CX
+	JNZ   step2x1
+	MOVQ  32(R14), R14
+	TESTQ R14, R14
+	JNZ   term2x1
+
+rest2x1:
+	TESTQ       R10, R10
+	JZ          rest2x1done
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          rest2x1rowadded
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+rest2x1rowadded:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        rest2x1rowwhole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+rest2x1rowwhole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	JMP     rest2x1
+
+rest2x1done:
+	MOVQ 96(DI), AX
+	MOVQ $0x00000080, BX
+
+	// tilestored [rax + rbx + 0], tmm0
+	LONG $0x4b7ae2c4
+	LONG $0x00001884
+	BYTE $0x00
+	BYTE $0x00
+
+	// tilestored [rax + rbx + 2048], tmm2
+	LONG $0x4b7ae2c4
+	LONG $0x08001894
+	BYTE $0x00
+	BYTE $0x00
+	JMP  summed
+
+sums2x2:
+	// tilezero tmm0
+	LONG $0x497be2c4
+	BYTE $0xc0
+
+	// tilezero tmm1
+	LONG $0x497be2c4
+	BYTE $0xc8
+
+	// tilezero tmm2
+	LONG $0x497be2c4
+	BYTE $0xd0
+
+	// tilezero tmm3
+	LONG $0x497be2c4
+	BYTE $0xd8
+	MOVQ DI, R14
+
+term2x2:
+	MOVQ  (R14), SI
+	MOVQ  24(SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 24(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  16(R14), CX
+
+step2x2:
+	// tileloadd tmm4, [rsi + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000006a4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tileloadd tmm6, [rdx + r8 + 0]
+	LONG $0x4b7ba2c4
+	LONG $0x000002b4
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm0, tmm4, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xc4
+
+	// tileloadd tmm7, [rdx + r8 + 1024]
+	LONG $0x4b7ba2c4
+	LONG $0x040002bc
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm1, tmm4, tmm7
+	LONG $0x5c42e2c4
+	BYTE $0xcc
+
+	// tileloadd tmm5, [rsi + r8 + 1024]
+	LONG $0x4b7ba2c4
+	LONG $0x040006ac
+	BYTE $0x00
+	BYTE $0x00
+
+	// tdpbf16ps tmm2, tmm5, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xd5
+
+	// tdpbf16ps tmm3, tmm5, tmm7
+	LONG $0x5c42e2c4
+	BYTE $0xdd
+	ADDQ $0x00000800, SI
+	ADDQ $0x00000800, DX
+	MOVQ 56(DI), BX
+	MOVQ (SP), AX
+
+fetchDst2x2:
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	ADDQ       112(DI), AX
+	DECQ       BX
+	JNZ        fetchDst2x2
+	MOVQ       AX, (SP)
+	MOVQ       80(DI), BX
+	TESTQ      BX, BX
+	JZ         fetchA2x2done
+	MOVQ       8(SP), AX
+
+fetchA2x2:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchA2x2
+	MOVQ       AX, 8(SP)
+
+fetchA2x2done:
+	MOVQ  88(DI), BX
+	TESTQ BX, BX
+	JZ    fetchB2x2done
+	MOVQ  16(SP), AX
+
+fetchB2x2:
+	PREFETCHT1 (AX)
+	ADDQ       $0x40, AX
+	DECQ       BX
+	JNZ        fetchB2x2
+	MOVQ       AX, 16(SP)
+
+fetchB2x2done:
+	MOVQ 56(DI), BX
+
+write2x2:
+	TESTQ       R10, R10
+	JZ          written2x2
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          row2x2added
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+row2x2added:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        row2x2whole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+row2x2whole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	DECQ    BX
+	JNZ     write2x2
+
+written2x2:
+	DECQ  CX
+	JNZ   step2x2
+	MOVQ  32(R14), R14
+	TESTQ R14, R14
+	JNZ   term2x2
+
+rest2x2:
+	TESTQ       R10, R10
+	JZ          rest2x2done
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          rest2x2rowadded
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+rest2x2rowadded:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        rest2x2rowwhole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+rest2x2rowwhole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	JMP     rest2x2
+
+rest2x2done:
+	MOVQ 96(DI), AX
+	MOVQ $0x00000080, BX
+
+	// tilestored [rax + rbx + 0], tmm0
+	LONG $0x4b7ae2c4
+	LONG $0x00001884
+	BYTE $0x00
+	BYTE $0x00
+
+	// tilestored [rax + rbx + 64], tmm1
+	LONG $0x4b7ae2c4
+	LONG $0x0040188c
+	BYTE $0x00
+	BYTE $0x00
+
+	// tilestored [rax + rbx + 2048], tmm2
+	LONG $0x4b7ae2c4
+	LONG $0x08001894
+	BYTE $0x00
+	BYTE $0x00
+
+	// tilestored [rax + rbx + 2112], tmm3
+	LONG $0x4b7ae2c4
+	LONG $0x0840189c
+	BYTE $0x00
+	BYTE $0x00
+
+summed:
+	MOVQ  40(DI), R10
+	MOVQ  96(DI), R9
+	MOVQ  $-1, AX
+	CMPQ  R15, $0x20
+	JGE   masked
+	BZHIQ R15, AX, AX
+
+masked:
+	KMOVW AX, K1
+	SHRQ  $0x10, AX
+	KMOVW AX, K2
+	MOVQ  24(SP), BX
+	ADDQ  $0x00000080, 24(SP)
+	MOVQ  104(DI), R11
+	ADDQ  BX, R11
+	MOVQ  120(DI), R12
+	TESTQ R12, R12
+	JZ    nosrc
+	ADDQ  BX, R12
+
+nosrc:
+	MOVQ  136(DI), R13
+	TESTQ R13, R13
+	JZ    noresidual
+	ADDQ  BX, R13
+
+noresidual:
+	MOVQ  152(DI), AX
+	TESTQ AX, AX
+	JZ    nobias
+	ADDQ  BX, AX
+
+nobias:
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	TESTQ     AX, AX
+	JZ        biased
+	VMOVUPS.Z (AX), K1, Z10
+	VMOVUPS.Z 64(AX), K2, Z11
+
+biased:
+	SUBQ $0x20, R15
+	JG   panel
+
+last:
+	TESTQ       R10, R10
+	JZ          lastdone
+	VMULPS      (R9), Z12, Z0
+	VMULPS      64(R9), Z12, Z1
+	ADDQ        $0x00000080, R9
+	TESTQ       R12, R12
+	JZ          lastrowadded
+	VMOVUPS.Z   (R12), K1, Z2
+	VFMADD231PS Z2, Z13, Z0
+	VMOVUPS.Z   64(R12), K2, Z2
+	VFMADD231PS Z2, Z13, Z1
+	ADDQ        128(DI), R12
+
+lastrowadded:
+	VADDPS    Z10, Z0, Z0
+	VADDPS    Z11, Z1, Z1
+	TESTQ     R13, R13
+	JZ        lastrowwhole
+	VMOVUPS.Z (R13), K1, Z2
+	VADDPS    Z2, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z2
+	VADDPS    Z2, Z1, Z1
+	ADDQ      144(DI), R13
+
+lastrowwhole:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    112(DI), R11
+	DECQ    R10
+	JMP     last
+
+lastdone:
+	// tilerelease
+	LONG $0x4978e2c4
+	BYTE $0xc0
+	VZEROUPPER
+	RET
+
+// func peakAMX(n int)
+// Requires: AMX-BF16
+TEXT ·peakAMX(SB), NOSPLIT, $0-8
+	MOVQ n+0(FP), CX
+	LEAQ tileConfig<>+0(SB), AX
+
+	// ldtilecfg [rax]
+	LONG $0x4978e2c4
+	BYTE $0x00
+
+	// tilezero tmm0
+	LONG $0x497be2c4
+	BYTE $0xc0
+
+	// tilezero tmm1
+	LONG $0x497be2c4
+	BYTE $0xc8
+
+	// tilezero tmm2
+	LONG $0x497be2c4
+	BYTE $0xd0
+
+	// tilezero tmm3
+	LONG $0x497be2c4
+	BYTE $0xd8
+
+	// tilezero tmm4
+	LONG $0x497be2c4
+	BYTE $0xe0
+
+	// tilezero tmm5
+	LONG $0x497be2c4
+	BYTE $0xe8
+
+	// tilezero tmm6
+	LONG $0x497be2c4
+	BYTE $0xf0
+
+	// tilezero tmm7
+	LONG $0x497be2c4
+	BYTE $0xf8
+
+round:
+	// tdpbf16ps tmm0, tmm4, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xc4
+
+	// tdpbf16ps tmm1, tmm4, tmm7
+	LONG $0x5c42e2c4
+	BYTE $0xcc
+
+	// tdpbf16ps tmm2, tmm5, tmm6
+	LONG $0x5c4ae2c4
+	BYTE $0xd5
+
+	// tdpbf16ps tmm3, tmm5, tmm7
+	LONG $0x5c42e2c4
+	BYTE $0xdd
+	DECQ CX
+	JNZ  round
+
+	// tilerelease
+	LONG $0x4978e2c4
+	BYTE $0xc0
+	RET
+
+DATA pairs<>+0(SB)/4, $0x00100000
+DATA pairs<>+4(SB)/4, $0x00110001
+DATA pairs<>+8(SB)/4, $0x00120002
+DATA pairs<>+12(SB)/4, $0x00130003
+DATA pairs<>+16(SB)/4, $0x00140004
+DATA pairs<>+20(SB)/4, $0x00150005
+DATA pairs<>+24(SB)/4, $0x00160006
+DATA pairs<>+28(SB)/4, $0x00170007
+DATA pairs<>+32(SB)/4, $0x00180008
+DATA pairs<>+36(SB)/4, $0x00190009
+DATA pairs<>+40(SB)/4, $0x001a000a
+DATA pairs<>+44(SB)/4, $0x001b000b
+DATA pairs<>+48(SB)/4, $0x001c000c
+DATA pairs<>+52(SB)/4, $0x001d000d
+DATA pairs<>+56(SB)/4, $0x001e000e
+DATA pairs<>+60(SB)/4, $0x001f000f
+GLOBL pairs<>(SB), RODATA|NOPTR, $64
+
+// func alongA(dst *float32, step int, src *float32, lds int, n int, k int)
+// Requires: AVX, AVX512F, AVX512_BF16, BMI2
+TEXT ·alongA(SB), NOSPLIT, $0-48
+	MOVQ  dst+0(FP), DI
+	MOVQ  step+8(FP), R8
+	MOVQ  src+16(FP), SI
+	MOVQ  lds+24(FP), R9
+	MOVQ  n+32(FP), BX
+	MOVQ  k+40(FP), CX
+	MOVQ  CX, R10
+	ANDQ  $0x1f, R10
+	MOVL  $-1, AX
+	BZHIL R10, AX, AX
+	KMOVW AX, K1
+	SHRL  $0x10, AX
+	KMOVW AX, K2
+	SHRQ  $0x05, CX
+
+row:
+	MOVQ  SI, R11
+	MOVQ  DI, R12
+	MOVQ  CX, R13
+	TESTQ R13, R13
+	JZ    tail
+
+tile:
+	VMOVUPS (R11), Z0
+	VMOVUPS 64(R11), Z1
+
+	// vcvtne2ps2bf16 zmm0, zmm1, zmm0
+	LONG    $0x4877f262
+	BYTE    $0x72
+	BYTE    $0xc0
+	VMOVUPS Z0, (R12)
+	ADDQ    $0x80, R11
+	ADDQ    R8, R12
+	DECQ    R13
+	JNZ     tile
+
+tail:
+	TESTQ     R10, R10
+	JZ        next
+	VMOVUPS.Z (R11), K1, Z0
+	VMOVUPS.Z 64(R11), K2, Z1
+
+	// vcvtne2ps2bf16 zmm0, zmm1, zmm0
+	LONG    $0x4877f262
+	BYTE    $0x72
+	BYTE    $0xc0
+	VMOVUPS Z0, (R12)
+
+next:
+	ADDQ R9, SI
+	ADDQ $0x40, DI
+	DECQ BX
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func alongB(dst *float32, step int, src *float32, lds int, n int, k int)
+// Requires: AVX, AVX512F, AVX512_BF16, BMI2
+TEXT ·alongB(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), DI
+	MOVQ step+8(FP), R8
+	MOVQ src+16(FP), SI
+	MOVQ lds+24(FP), R9
+	MOVQ n+32(FP), BX
+	MOVQ k+40(FP), CX
+	LEAQ (R9)(R9*2), R10
+	LEAQ (R9)(R9*4), R11
+	LEAQ (R10)(R9*4), R12
+	LEAQ (SI)(R9*8), R13
+
+tile:
+	CMPQ    CX, $0x20
+	JL      tail
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	VMOVUPS (SI), Z0
+	VMOVUPS 64(SI), Z16
+
+	// vcvtne2ps2bf16 zmm0, zmm16, zmm0
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xc0
+	CMPQ    BX, $0x01
+	JLE     tileloaded
+	VMOVUPS (SI)(R9*1), Z1
+	VMOVUPS 64(SI)(R9*1), Z16
+
+	// vcvtne2ps2bf16 zmm1, zmm16, zmm1
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xc9
+	CMPQ    BX, $0x02
+	JLE     tileloaded
+	VMOVUPS (SI)(R9*2), Z2
+	VMOVUPS 64(SI)(R9*2), Z16
+
+	// vcvtne2ps2bf16 zmm2, zmm16, zmm2
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xd2
+	CMPQ    BX, $0x03
+	JLE     tileloaded
+	VMOVUPS (SI)(R10*1), Z3
+	VMOVUPS 64(SI)(R10*1), Z16
+
+	// vcvtne2ps2bf16 zmm3, zmm16, zmm3
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xdb
+	CMPQ    BX, $0x04
+	JLE     tileloaded
+	VMOVUPS (SI)(R9*4), Z4
+	VMOVUPS 64(SI)(R9*4), Z16
+
+	// vcvtne2ps2bf16 zmm4, zmm16, zmm4
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xe4
+	CMPQ    BX, $0x05
+	JLE     tileloaded
+	VMOVUPS (SI)(R11*1), Z5
+	VMOVUPS 64(SI)(R11*1), Z16
+
+	// vcvtne2ps2bf16 zmm5, zmm16, zmm5
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xed
+	CMPQ    BX, $0x06
+	JLE     tileloaded
+	VMOVUPS (SI)(R10*2), Z6
+	VMOVUPS 64(SI)(R10*2), Z16
+
+	// vcvtne2ps2bf16 zmm6, zmm16, zmm6
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xf6
+	CMPQ    BX, $0x07
+	JLE     tileloaded
+	VMOVUPS (SI)(R12*1), Z7
+	VMOVUPS 64(SI)(R12*1), Z16
+
+	// vcvtne2ps2bf16 zmm7, zmm16, zmm7
+	LONG    $0x407ff262
+	BYTE    $0x72
+	BYTE    $0xff
+	CMPQ    BX, $0x08
+	JLE     tileloaded
+	VMOVUPS (R13), Z8
+	VMOVUPS 64(R13), Z16
+
+	// vcvtne2ps2bf16 zmm8, zmm16, zmm8
+	LONG    $0x407f5262
+	BYTE    $0x72
+	BYTE    $0xc0
+	CMPQ    BX, $0x09
+	JLE     tileloaded
+	VMOVUPS (R13)(R9*1), Z9
+	VMOVUPS 64(R13)(R9*1), Z16
+
+	// vcvtne2ps2bf16 zmm9, zmm16, zmm9
+	LONG    $0x407f5262
+	BYTE    $0x72
+	BYTE    $0xc9
+	CMPQ    BX, $0x0a
+	JLE     tileloaded
+	VMOVUPS (R13)(R9*2), Z10
+	VMOVUPS 64(R13)(R9*2), Z16
+
+	// vcvtne2ps2bf16 zmm10, zmm16, zmm10
+	LONG    $0x407f5262
+	BYTE    $0x72
+	BYTE    $0xd2
+	CMPQ    BX, $0x0b
+	JLE     tileloaded
+	VMOVUPS (R13)(R10*1), Z11
+	VMOVUPS 64(R13)(R10*1), Z16
+
+	// vcvtne2ps2bf16 zmm11, zmm16, zmm11
+	LONG    $0x407f5262
+	BYTE    $0x72
+	BYTE    $0xdb
+	CMPQ    BX, $0x0c
+	JLE     tileloaded
+	VMOVUPS (R13)(R9*4), Z12
+	VMOVUPS 64(R13)(R9*4), Z16
+
+	// vcvtne2ps2bf16 zmm12, zmm16, zmm12
+	LONG    $0x407f5262
+	BYTE    $0x72
+	BYTE    $0xe4
+	CMPQ    BX, $0x0d
+	JLE     tileloaded
+	VMOVUPS (R13)(R11*1), Z13
+	VMOVUPS 64(R13)(R11*1), Z16
+
+	// vcvtne2ps2bf16 zmm13, zmm16, zmm13
+	LONG    $0x407f5262
+	BYTE    $0x72
+	BYTE    $0xed
+	CMPQ    BX, $0x0e
+	JLE     tileloaded
+	VMOVUPS (R13)(R10*2), Z14
+	VMOVUPS 64(R13)(R10*2), Z16
+
+	// vcvtne2ps2bf16 zmm14, zmm16, zmm14
+	LONG    $0x407f5262
+	BYTE    $0x72
+	BYTE    $0xf6
+	CMPQ    BX, $0x0f
+	JLE     tileloaded
+	VMOVUPS (R13)(R12*1), Z15
+	VMOVUPS 64(R13)(R12*1), Z16
+
+	// vcvtne2ps2bf16 zmm15, zmm16, zmm15
+	LONG $0x407f5262
+	BYTE $0x72
+	BYTE $0xff
+
+tileloaded:
+	VUNPCKLPS  Z1, Z0, Z16
+	VUNPCKHPS  Z1, Z0, Z17
+	VUNPCKLPS  Z3, Z2, Z18
+	VUNPCKHPS  Z3, Z2, Z19
+	VUNPCKLPS  Z5, Z4, Z20
+	VUNPCKHPS  Z5, Z4, Z21
+	VUNPCKLPS  Z7, Z6, Z22
+	VUNPCKHPS  Z7, Z6, Z23
+	VUNPCKLPS  Z9, Z8, Z24
+	VUNPCKHPS  Z9, Z8, Z25
+	VUNPCKLPS  Z11, Z10, Z26
+	VUNPCKHPS  Z11, Z10, Z27
+	VUNPCKLPS  Z13, Z12, Z28
+	VUNPCKHPS  Z13, Z12, Z29
+	VUNPCKLPS  Z15, Z14, Z30
+	VUNPCKHPS  Z15, Z14, Z31
+	VUNPCKLPD  Z18, Z16, Z0
+	VUNPCKHPD  Z18, Z16, Z1
+	VUNPCKLPD  Z19, Z17, Z2
+	VUNPCKHPD  Z19, Z17, Z3
+	VUNPCKLPD  Z22, Z20, Z4
+	VUNPCKHPD  Z22, Z20, Z5
+	VUNPCKLPD  Z23, Z21, Z6
+	VUNPCKHPD  Z23, Z21, Z7
+	VUNPCKLPD  Z26, Z24, Z8
+	VUNPCKHPD  Z26, Z24, Z9
+	VUNPCKLPD  Z27, Z25, Z10
+	VUNPCKHPD  Z27, Z25, Z11
+	VUNPCKLPD  Z30, Z28, Z12
+	VUNPCKHPD  Z30, Z28, Z13
+	VUNPCKLPD  Z31, Z29, Z14
+	VUNPCKHPD  Z31, Z29, Z15
+	VSHUFF32X4 $0x88, Z4, Z0, Z16
+	VSHUFF32X4 $0xdd, Z4, Z0, Z20
+	VSHUFF32X4 $0x88, Z12, Z8, Z24
+	VSHUFF32X4 $0xdd, Z12, Z8, Z28
+	VSHUFF32X4 $0x88, Z24, Z16, Z0
+	VSHUFF32X4 $0x88, Z28, Z20, Z4
+	VSHUFF32X4 $0xdd, Z24, Z16, Z8
+	VSHUFF32X4 $0xdd, Z28, Z20, Z12
+	VSHUFF32X4 $0x88, Z5, Z1, Z17
+	VSHUFF32X4 $0xdd, Z5, Z1, Z21
+	VSHUFF32X4 $0x88, Z13, Z9, Z25
+	VSHUFF32X4 $0xdd, Z13, Z9, Z29
+	VSHUFF32X4 $0x88, Z25, Z17, Z1
+	VSHUFF32X4 $0x88, Z29, Z21, Z5
+	VSHUFF32X4 $0xdd, Z25, Z17, Z9
+	VSHUFF32X4 $0xdd, Z29, Z21, Z13
+	VSHUFF32X4 $0x88, Z6, Z2, Z18
+	VSHUFF32X4 $0xdd, Z6, Z2, Z22
+	VSHUFF32X4 $0x88, Z14, Z10, Z26
+	VSHUFF32X4 $0xdd, Z14, Z10, Z30
+	VSHUFF32X4 $0x88, Z26, Z18, Z2
+	VSHUFF32X4 $0x88, Z30, Z22, Z6
+	VSHUFF32X4 $0xdd, Z26, Z18, Z10
+	VSHUFF32X4 $0xdd, Z30, Z22, Z14
+	VSHUFF32X4 $0x88, Z7, Z3, Z19
+	VSHUFF32X4 $0xdd, Z7, Z3, Z23
+	VSHUFF32X4 $0x88, Z15, Z11, Z27
+	VSHUFF32X4 $0xdd, Z15, Z11, Z31
+	VSHUFF32X4 $0x88, Z27, Z19, Z3
+	VSHUFF32X4 $0x88, Z31, Z23, Z7
+	VSHUFF32X4 $0xdd, Z27, Z19, Z11
+	VSHUFF32X4 $0xdd, Z31, Z23, Z15
+	VMOVUPS    Z0, (DI)
+	VMOVUPS    Z1, 64(DI)
+	VMOVUPS    Z2, 128(DI)
+	VMOVUPS    Z3, 192(DI)
+	VMOVUPS    Z4, 256(DI)
+	VMOVUPS    Z5, 320(DI)
+	VMOVUPS    Z6, 384(DI)
+	VMOVUPS    Z7, 448(DI)
+	VMOVUPS    Z8, 512(DI)
+	VMOVUPS    Z9, 576(DI)
+	VMOVUPS    Z10, 640(DI)
+	VMOVUPS    Z11, 704(DI)
+	VMOVUPS    Z12, 768(DI)
+	VMOVUPS    Z13, 832(DI)
+	VMOVUPS    Z14, 896(DI)
+	VMOVUPS    Z15, 960(DI)
+	ADDQ       $0x80, SI
+	ADDQ       $0x80, R13
+	ADDQ       R8, DI
+	SUBQ       $0x20, CX
+	JMP        tile
+
+tail:
+	TESTQ     CX, CX
+	JZ        done
+	MOVL      $-1, AX
+	BZHIL     CX, AX, AX
+	KMOVW     AX, K1
+	SHRL      $0x10, AX
+	KMOVW     AX, K2
+	VPXORD    Z0, Z0, Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+	VPXORD    Z9, Z9, Z9
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	VPXORD    Z12, Z12, Z12
+	VPXORD    Z13, Z13, Z13
+	VPXORD    Z14, Z14, Z14
+	VPXORD    Z15, Z15, Z15
+	VMOVUPS.Z (SI), K1, Z0
+	VMOVUPS.Z 64(SI), K2, Z16
+
+	// vcvtne2ps2bf16 zmm0, zmm16, zmm0
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xc0
+	CMPQ      BX, $0x01
+	JLE       tailloaded
+	VMOVUPS.Z (SI)(R9*1), K1, Z1
+	VMOVUPS.Z 64(SI)(R9*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm1, zmm16, zmm1
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xc9
+	CMPQ      BX, $0x02
+	JLE       tailloaded
+	VMOVUPS.Z (SI)(R9*2), K1, Z2
+	VMOVUPS.Z 64(SI)(R9*2), K2, Z16
+
+	// vcvtne2ps2bf16 zmm2, zmm16, zmm2
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xd2
+	CMPQ      BX, $0x03
+	JLE       tailloaded
+	VMOVUPS.Z (SI)(R10*1), K1, Z3
+	VMOVUPS.Z 64(SI)(R10*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm3, zmm16, zmm3
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xdb
+	CMPQ      BX, $0x04
+	JLE       tailloaded
+	VMOVUPS.Z (SI)(R9*4), K1, Z4
+	VMOVUPS.Z 64(SI)(R9*4), K2, Z16
+
+	// vcvtne2ps2bf16 zmm4, zmm16, zmm4
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xe4
+	CMPQ      BX, $0x05
+	JLE       tailloaded
+	VMOVUPS.Z (SI)(R11*1), K1, Z5
+	VMOVUPS.Z 64(SI)(R11*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm5, zmm16, zmm5
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xed
+	CMPQ      BX, $0x06
+	JLE       tailloaded
+	VMOVUPS.Z (SI)(R10*2), K1, Z6
+	VMOVUPS.Z 64(SI)(R10*2), K2, Z16
+
+	// vcvtne2ps2bf16 zmm6, zmm16, zmm6
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xf6
+	CMPQ      BX, $0x07
+	JLE       tailloaded
+	VMOVUPS.Z (SI)(R12*1), K1, Z7
+	VMOVUPS.Z 64(SI)(R12*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm7, zmm16, zmm7
+	LONG      $0x407ff262
+	BYTE      $0x72
+	BYTE      $0xff
+	CMPQ      BX, $0x08
+	JLE       tailloaded
+	VMOVUPS.Z (R13), K1, Z8
+	VMOVUPS.Z 64(R13), K2, Z16
+
+	// vcvtne2ps2bf16 zmm8, zmm16, zmm8
+	LONG      $0x407f5262
+	BYTE      $0x72
+	BYTE      $0xc0
+	CMPQ      BX, $0x09
+	JLE       tailloaded
+	VMOVUPS.Z (R13)(R9*1), K1, Z9
+	VMOVUPS.Z 64(R13)(R9*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm9, zmm16, zmm9
+	LONG      $0x407f5262
+	BYTE      $0x72
+	BYTE      $0xc9
+	CMPQ      BX, $0x0a
+	JLE       tailloaded
+	VMOVUPS.Z (R13)(R9*2), K1, Z10
+	VMOVUPS.Z 64(R13)(R9*2), K2, Z16
+
+	// vcvtne2ps2bf16 zmm10, zmm16, zmm10
+	LONG      $0x407f5262
+	BYTE      $0x72
+	BYTE      $0xd2
+	CMPQ      BX, $0x0b
+	JLE       tailloaded
+	VMOVUPS.Z (R13)(R10*1), K1, Z11
+	VMOVUPS.Z 64(R13)(R10*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm11, zmm16, zmm11
+	LONG      $0x407f5262
+	BYTE      $0x72
+	BYTE      $0xdb
+	CMPQ      BX, $0x0c
+	JLE       tailloaded
+	VMOVUPS.Z (R13)(R9*4), K1, Z12
+	VMOVUPS.Z 64(R13)(R9*4), K2, Z16
+
+	// vcvtne2ps2bf16 zmm12, zmm16, zmm12
+	LONG      $0x407f5262
+	BYTE      $0x72
+	BYTE      $0xe4
+	CMPQ      BX, $0x0d
+	JLE       tailloaded
+	VMOVUPS.Z (R13)(R11*1), K1, Z13
+	VMOVUPS.Z 64(R13)(R11*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm13, zmm16, zmm13
+	LONG      $0x407f5262
+	BYTE      $0x72
+	BYTE      $0xed
+	CMPQ      BX, $0x0e
+	JLE       tailloaded
+	VMOVUPS.Z (R13)(R10*2), K1, Z14
+	VMOVUPS.Z 64(R13)(R10*2), K2, Z16
+
+	// vcvtne2ps2bf16 zmm14, zmm16, zmm14
+	LONG      $0x407f5262
+	BYTE      $0x72
+	BYTE      $0xf6
+	CMPQ      BX, $0x0f
+	JLE       tailloaded
+	VMOVUPS.Z (R13)(R12*1), K1, Z15
+	VMOVUPS.Z 64(R13)(R12*1), K2, Z16
+
+	// vcvtne2ps2bf16 zmm15, zmm16, zmm15
+	LONG $0x407f5262
+	BYTE $0x72
+	BYTE $0xff
+
+tailloaded:
+	VUNPCKLPS  Z1, Z0, Z16
+	VUNPCKHPS  Z1, Z0, Z17
+	VUNPCKLPS  Z3, Z2, Z18
+	VUNPCKHPS  Z3, Z2, Z19
+	VUNPCKLPS  Z5, Z4, Z20
+	VUNPCKHPS  Z5, Z4, Z21
+	VUNPCKLPS  Z7, Z6, Z22
+	VUNPCKHPS  Z7, Z6, Z23
+	VUNPCKLPS  Z9, Z8, Z24
+	VUNPCKHPS  Z9, Z8, Z25
+	VUNPCKLPS  Z11, Z10, Z26
+	VUNPCKHPS  Z11, Z10, Z27
+	VUNPCKLPS  Z13, Z12, Z28
+	VUNPCKHPS  Z13, Z12, Z29
+	VUNPCKLPS  Z15, Z14, Z30
+	VUNPCKHPS  Z15, Z14, Z31
+	VUNPCKLPD  Z18, Z16, Z0
+	VUNPCKHPD  Z18, Z16, Z1
+	VUNPCKLPD  Z19, Z17, Z2
+	VUNPCKHPD  Z19, Z17, Z3
+	VUNPCKLPD  Z22, Z20, Z4
+	VUNPCKHPD  Z22, Z20, Z5
+	VUNPCKLPD  Z23, Z21, Z6
+	VUNPCKHPD  Z23, Z21, Z7
+	VUNPCKLPD  Z26, Z24, Z8
+	VUNPCKHPD  Z26, Z24, Z9
+	VUNPCKLPD  Z27, Z25, Z10
+	VUNPCKHPD  Z27, Z25, Z11
+	VUNPCKLPD  Z30, Z28, Z12
+	VUNPCKHPD  Z30, Z28, Z13
+	VUNPCKLPD  Z31, Z29, Z14
+	VUNPCKHPD  Z31, Z29, Z15
+	VSHUFF32X4 $0x88, Z4, Z0, Z16
+	VSHUFF32X4 $0xdd, Z4, Z0, Z20
+	VSHUFF32X4 $0x88, Z12, Z8, Z24
+	VSHUFF32X4 $0xdd, Z12, Z8, Z28
+	VSHUFF32X4 $0x88, Z24, Z16, Z0
+	VSHUFF32X4 $0x88, Z28, Z20, Z4
+	VSHUFF32X4 $0xdd, Z24, Z16, Z8
+	VSHUFF32X4 $0xdd, Z28, Z20, Z12
+	VSHUFF32X4 $0x88, Z5, Z1, Z17
+	VSHUFF32X4 $0xdd, Z5, Z1, Z21
+	VSHUFF32X4 $0x88, Z13, Z9, Z25
+	VSHUFF32X4 $0xdd, Z13, Z9, Z29
+	VSHUFF32X4 $0x88, Z25, Z17, Z1
+	VSHUFF32X4 $0x88, Z29, Z21, Z5
+	VSHUFF32X4 $0xdd, Z25, Z17, Z9
+	VSHUFF32X4 $0xdd, Z29, Z21, Z13
+	VSHUFF32X4 $0x88, Z6, Z2, Z18
+	VSHUFF32X4 $0xdd, Z6, Z2, Z22
+	VSHUFF32X4 $0x88, Z14, Z10, Z26
+	VSHUFF32X4 $0xdd, Z14, Z10, Z30
+	VSHUFF32X4 $0x88, Z26, Z18, Z2
+	VSHUFF32X4 $0x88, Z30, Z22, Z6
+	VSHUFF32X4 $0xdd, Z26, Z18, Z10
+	VSHUFF32X4 $0xdd, Z30, Z22, Z14
+	VSHUFF32X4 $0x88, Z7, Z3, Z19
+	VSHUFF32X4 $0xdd, Z7, Z3, Z23
+	VSHUFF32X4 $0x88, Z15, Z11, Z27
+	VSHUFF32X4 $0xdd, Z15, Z11, Z31
+	VSHUFF32X4 $0x88, Z27, Z19, Z3
+	VSHUFF32X4 $0x88, Z31, Z23, Z7
+	VSHUFF32X4 $0xdd, Z27, Z19, Z11
+	VSHUFF32X4 $0xdd, Z31, Z23, Z15
+	VMOVUPS    Z0, (DI)
+	VMOVUPS    Z1, 64(DI)
+	VMOVUPS    Z2, 128(DI)
+	VMOVUPS    Z3, 192(DI)
+	VMOVUPS    Z4, 256(DI)
+	VMOVUPS    Z5, 320(DI)
+	VMOVUPS    Z6, 384(DI)
+	VMOVUPS    Z7, 448(DI)
+	VMOVUPS    Z8, 512(DI)
+	VMOVUPS    Z9, 576(DI)
+	VMOVUPS    Z10, 640(DI)
+	VMOVUPS    Z11, 704(DI)
+	VMOVUPS    Z12, 768(DI)
+	VMOVUPS    Z13, 832(DI)
+	VMOVUPS    Z14, 896(DI)
+	VMOVUPS    Z15, 960(DI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func acrossB(dst *float32, step int, src *float32, lds int, n int, k int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512_BF16, BMI2
+TEXT ·acrossB(SB), NOSPLIT, $0-48
+	MOVQ  dst+0(FP), DI
+	MOVQ  step+8(FP), R8
+	MOVQ  src+16(FP), SI
+	MOVQ  lds+24(FP), R9
+	MOVQ  n+32(FP), BX
+	MOVQ  k+40(FP), CX
+	MOVL  $-1, AX
+	BZHIL BX, AX, AX
+	KMOVW AX, K1
+	LEAQ  pairs<>+0(SB), R10
+
+tile:
+	CMPQ      CX, $0x20
+	JL        tail
+	VMOVDQU32 (R10), Z31
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z0
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z1
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z2
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z3
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z4
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z5
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z6
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z7
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z8
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z9
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z10
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z11
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z12
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z13
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z14
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG    $0x4077a262
+	BYTE    $0x72
+	BYTE    $0xc0
+	VPERMW  Z16, Z31, Z15
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	VMOVUPS Z4, 256(DI)
+	VMOVUPS Z5, 320(DI)
+	VMOVUPS Z6, 384(DI)
+	VMOVUPS Z7, 448(DI)
+	VMOVUPS Z8, 512(DI)
+	VMOVUPS Z9, 576(DI)
+	VMOVUPS Z10, 640(DI)
+	VMOVUPS Z11, 704(DI)
+	VMOVUPS Z12, 768(DI)
+	VMOVUPS Z13, 832(DI)
+	VMOVUPS Z14, 896(DI)
+	VMOVUPS Z15, 960(DI)
+	ADDQ    R8, DI
+	SUBQ    $0x20, CX
+	JMP     tile
+
+tail:
+	TESTQ     CX, CX
+	JZ        done
+	VMOVDQU32 (R10), Z31
+	VPXORD    Z0, Z0, Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+	VPXORD    Z9, Z9, Z9
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	VPXORD    Z12, Z12, Z12
+	VPXORD    Z13, Z13, Z13
+	VPXORD    Z14, Z14, Z14
+	VPXORD    Z15, Z15, Z15
+	CMPQ      CX, $0x00
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x01
+	JLE       tailodd0
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd0:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z0
+	CMPQ      CX, $0x02
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x03
+	JLE       tailodd1
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd1:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z1
+	CMPQ      CX, $0x04
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x05
+	JLE       tailodd2
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd2:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z2
+	CMPQ      CX, $0x06
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x07
+	JLE       tailodd3
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd3:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z3
+	CMPQ      CX, $0x08
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x09
+	JLE       tailodd4
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd4:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z4
+	CMPQ      CX, $0x0a
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x0b
+	JLE       tailodd5
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd5:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z5
+	CMPQ      CX, $0x0c
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x0d
+	JLE       tailodd6
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd6:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z6
+	CMPQ      CX, $0x0e
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x0f
+	JLE       tailodd7
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd7:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z7
+	CMPQ      CX, $0x10
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x11
+	JLE       tailodd8
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd8:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z8
+	CMPQ      CX, $0x12
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x13
+	JLE       tailodd9
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd9:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z9
+	CMPQ      CX, $0x14
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x15
+	JLE       tailodd10
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd10:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z10
+	CMPQ      CX, $0x16
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x17
+	JLE       tailodd11
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd11:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z11
+	CMPQ      CX, $0x18
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x19
+	JLE       tailodd12
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd12:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z12
+	CMPQ      CX, $0x1a
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x1b
+	JLE       tailodd13
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd13:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z13
+	CMPQ      CX, $0x1c
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x1d
+	JLE       tailodd14
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd14:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z14
+	CMPQ      CX, $0x1e
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x1f
+	JLE       tailodd15
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd15:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG   $0x4077a262
+	BYTE   $0x72
+	BYTE   $0xc0
+	VPERMW Z16, Z31, Z15
+
+tailloaded:
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	VMOVUPS Z4, 256(DI)
+	VMOVUPS Z5, 320(DI)
+	VMOVUPS Z6, 384(DI)
+	VMOVUPS Z7, 448(DI)
+	VMOVUPS Z8, 512(DI)
+	VMOVUPS Z9, 576(DI)
+	VMOVUPS Z10, 640(DI)
+	VMOVUPS Z11, 704(DI)
+	VMOVUPS Z12, 768(DI)
+	VMOVUPS Z13, 832(DI)
+	VMOVUPS Z14, 896(DI)
+	VMOVUPS Z15, 960(DI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func acrossA(dst *float32, step int, src *float32, lds int, n int, k int)
+// Requires: AVX, AVX512BW, AVX512F, AVX512_BF16, BMI2
+TEXT ·acrossA(SB), NOSPLIT, $0-48
+	MOVQ  dst+0(FP), DI
+	MOVQ  step+8(FP), R8
+	MOVQ  src+16(FP), SI
+	MOVQ  lds+24(FP), R9
+	MOVQ  n+32(FP), BX
+	MOVQ  k+40(FP), CX
+	MOVL  $-1, AX
+	BZHIL BX, AX, AX
+	KMOVW AX, K1
+	LEAQ  pairs<>+0(SB), R10
+
+tile:
+	CMPQ      CX, $0x20
+	JL        tail
+	VMOVDQU32 (R10), Z31
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z0
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z1
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z2
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z3
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z4
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z5
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z6
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z7
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z8
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z9
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z10
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z11
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z12
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z13
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z14
+	VMOVUPS.Z (SI), K1, Z16
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+	LEAQ      (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG       $0x4077a262
+	BYTE       $0x72
+	BYTE       $0xc0
+	VPERMW     Z16, Z31, Z15
+	VUNPCKLPS  Z1, Z0, Z16
+	VUNPCKHPS  Z1, Z0, Z17
+	VUNPCKLPS  Z3, Z2, Z18
+	VUNPCKHPS  Z3, Z2, Z19
+	VUNPCKLPS  Z5, Z4, Z20
+	VUNPCKHPS  Z5, Z4, Z21
+	VUNPCKLPS  Z7, Z6, Z22
+	VUNPCKHPS  Z7, Z6, Z23
+	VUNPCKLPS  Z9, Z8, Z24
+	VUNPCKHPS  Z9, Z8, Z25
+	VUNPCKLPS  Z11, Z10, Z26
+	VUNPCKHPS  Z11, Z10, Z27
+	VUNPCKLPS  Z13, Z12, Z28
+	VUNPCKHPS  Z13, Z12, Z29
+	VUNPCKLPS  Z15, Z14, Z30
+	VUNPCKHPS  Z15, Z14, Z31
+	VUNPCKLPD  Z18, Z16, Z0
+	VUNPCKHPD  Z18, Z16, Z1
+	VUNPCKLPD  Z19, Z17, Z2
+	VUNPCKHPD  Z19, Z17, Z3
+	VUNPCKLPD  Z22, Z20, Z4
+	VUNPCKHPD  Z22, Z20, Z5
+	VUNPCKLPD  Z23, Z21, Z6
+	VUNPCKHPD  Z23, Z21, Z7
+	VUNPCKLPD  Z26, Z24, Z8
+	VUNPCKHPD  Z26, Z24, Z9
+	VUNPCKLPD  Z27, Z25, Z10
+	VUNPCKHPD  Z27, Z25, Z11
+	VUNPCKLPD  Z30, Z28, Z12
+	VUNPCKHPD  Z30, Z28, Z13
+	VUNPCKLPD  Z31, Z29, Z14
+	VUNPCKHPD  Z31, Z29, Z15
+	VSHUFF32X4 $0x88, Z4, Z0, Z16
+	VSHUFF32X4 $0xdd, Z4, Z0, Z20
+	VSHUFF32X4 $0x88, Z12, Z8, Z24
+	VSHUFF32X4 $0xdd, Z12, Z8, Z28
+	VSHUFF32X4 $0x88, Z24, Z16, Z0
+	VSHUFF32X4 $0x88, Z28, Z20, Z4
+	VSHUFF32X4 $0xdd, Z24, Z16, Z8
+	VSHUFF32X4 $0xdd, Z28, Z20, Z12
+	VSHUFF32X4 $0x88, Z5, Z1, Z17
+	VSHUFF32X4 $0xdd, Z5, Z1, Z21
+	VSHUFF32X4 $0x88, Z13, Z9, Z25
+	VSHUFF32X4 $0xdd, Z13, Z9, Z29
+	VSHUFF32X4 $0x88, Z25, Z17, Z1
+	VSHUFF32X4 $0x88, Z29, Z21, Z5
+	VSHUFF32X4 $0xdd, Z25, Z17, Z9
+	VSHUFF32X4 $0xdd, Z29, Z21, Z13
+	VSHUFF32X4 $0x88, Z6, Z2, Z18
+	VSHUFF32X4 $0xdd, Z6, Z2, Z22
+	VSHUFF32X4 $0x88, Z14, Z10, Z26
+	VSHUFF32X4 $0xdd, Z14, Z10, Z30
+	VSHUFF32X4 $0x88, Z26, Z18, Z2
+	VSHUFF32X4 $0x88, Z30, Z22, Z6
+	VSHUFF32X4 $0xdd, Z26, Z18, Z10
+	VSHUFF32X4 $0xdd, Z30, Z22, Z14
+	VSHUFF32X4 $0x88, Z7, Z3, Z19
+	VSHUFF32X4 $0xdd, Z7, Z3, Z23
+	VSHUFF32X4 $0x88, Z15, Z11, Z27
+	VSHUFF32X4 $0xdd, Z15, Z11, Z31
+	VSHUFF32X4 $0x88, Z27, Z19, Z3
+	VSHUFF32X4 $0x88, Z31, Z23, Z7
+	VSHUFF32X4 $0xdd, Z27, Z19, Z11
+	VSHUFF32X4 $0xdd, Z31, Z23, Z15
+	VMOVUPS    Z0, (DI)
+	VMOVUPS    Z1, 64(DI)
+	VMOVUPS    Z2, 128(DI)
+	VMOVUPS    Z3, 192(DI)
+	VMOVUPS    Z4, 256(DI)
+	VMOVUPS    Z5, 320(DI)
+	VMOVUPS    Z6, 384(DI)
+	VMOVUPS    Z7, 448(DI)
+	VMOVUPS    Z8, 512(DI)
+	VMOVUPS    Z9, 576(DI)
+	VMOVUPS    Z10, 640(DI)
+	VMOVUPS    Z11, 704(DI)
+	VMOVUPS    Z12, 768(DI)
+	VMOVUPS    Z13, 832(DI)
+	VMOVUPS    Z14, 896(DI)
+	VMOVUPS    Z15, 960(DI)
+	ADDQ       R8, DI
+	SUBQ       $0x20, CX
+	JMP        tile
+
+tail:
+	TESTQ     CX, CX
+	JZ        done
+	VMOVDQU32 (R10), Z31
+	VPXORD    Z0, Z0, Z0
+	VPXORD    Z1, Z1, Z1
+	VPXORD    Z2, Z2, Z2
+	VPXORD    Z3, Z3, Z3
+	VPXORD    Z4, Z4, Z4
+	VPXORD    Z5, Z5, Z5
+	VPXORD    Z6, Z6, Z6
+	VPXORD    Z7, Z7, Z7
+	VPXORD    Z8, Z8, Z8
+	VPXORD    Z9, Z9, Z9
+	VPXORD    Z10, Z10, Z10
+	VPXORD    Z11, Z11, Z11
+	VPXORD    Z12, Z12, Z12
+	VPXORD    Z13, Z13, Z13
+	VPXORD    Z14, Z14, Z14
+	VPXORD    Z15, Z15, Z15
+	CMPQ      CX, $0x00
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x01
+	JLE       tailodd0
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd0:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z0
+	CMPQ      CX, $0x02
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x03
+	JLE       tailodd1
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd1:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z1
+	CMPQ      CX, $0x04
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x05
+	JLE       tailodd2
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd2:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z2
+	CMPQ      CX, $0x06
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x07
+	JLE       tailodd3
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd3:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z3
+	CMPQ      CX, $0x08
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x09
+	JLE       tailodd4
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd4:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z4
+	CMPQ      CX, $0x0a
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x0b
+	JLE       tailodd5
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd5:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z5
+	CMPQ      CX, $0x0c
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x0d
+	JLE       tailodd6
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd6:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z6
+	CMPQ      CX, $0x0e
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x0f
+	JLE       tailodd7
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd7:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z7
+	CMPQ      CX, $0x10
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x11
+	JLE       tailodd8
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd8:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z8
+	CMPQ      CX, $0x12
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x13
+	JLE       tailodd9
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd9:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z9
+	CMPQ      CX, $0x14
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x15
+	JLE       tailodd10
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd10:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z10
+	CMPQ      CX, $0x16
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x17
+	JLE       tailodd11
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd11:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z11
+	CMPQ      CX, $0x18
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x19
+	JLE       tailodd12
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd12:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z12
+	CMPQ      CX, $0x1a
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x1b
+	JLE       tailodd13
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd13:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z13
+	CMPQ      CX, $0x1c
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x1d
+	JLE       tailodd14
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd14:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG      $0x4077a262
+	BYTE      $0x72
+	BYTE      $0xc0
+	VPERMW    Z16, Z31, Z14
+	CMPQ      CX, $0x1e
+	JLE       tailloaded
+	VPXORD    Z17, Z17, Z17
+	VMOVUPS.Z (SI), K1, Z16
+	CMPQ      CX, $0x1f
+	JLE       tailodd15
+	VMOVUPS.Z (SI)(R9*1), K1, Z17
+
+tailodd15:
+	LEAQ (SI)(R9*2), SI
+
+	// vcvtne2ps2bf16 zmm16, zmm17, zmm16
+	LONG   $0x4077a262
+	BYTE   $0x72
+	BYTE   $0xc0
+	VPERMW Z16, Z31, Z15
+
+tailloaded:
+	VUNPCKLPS  Z1, Z0, Z16
+	VUNPCKHPS  Z1, Z0, Z17
+	VUNPCKLPS  Z3, Z2, Z18
+	VUNPCKHPS  Z3, Z2, Z19
+	VUNPCKLPS  Z5, Z4, Z20
+	VUNPCKHPS  Z5, Z4, Z21
+	VUNPCKLPS  Z7, Z6, Z22
+	VUNPCKHPS  Z7, Z6, Z23
+	VUNPCKLPS  Z9, Z8, Z24
+	VUNPCKHPS  Z9, Z8, Z25
+	VUNPCKLPS  Z11, Z10, Z26
+	VUNPCKHPS  Z11, Z10, Z27
+	VUNPCKLPS  Z13, Z12, Z28
+	VUNPCKHPS  Z13, Z12, Z29
+	VUNPCKLPS  Z15, Z14, Z30
+	VUNPCKHPS  Z15, Z14, Z31
+	VUNPCKLPD  Z18, Z16, Z0
+	VUNPCKHPD  Z18, Z16, Z1
+	VUNPCKLPD  Z19, Z17, Z2
+	VUNPCKHPD  Z19, Z17, Z3
+	VUNPCKLPD  Z22, Z20, Z4
+	VUNPCKHPD  Z22, Z20, Z5
+	VUNPCKLPD  Z23, Z21, Z6
+	VUNPCKHPD  Z23, Z21, Z7
+	VUNPCKLPD  Z26, Z24, Z8
+	VUNPCKHPD  Z26, Z24, Z9
+	VUNPCKLPD  Z27, Z25, Z10
+	VUNPCKHPD  Z27, Z25, Z11
+	VUNPCKLPD  Z30, Z28, Z12
+	VUNPCKHPD  Z30, Z28, Z13
+	VUNPCKLPD  Z31, Z29, Z14
+	VUNPCKHPD  Z31, Z29, Z15
+	VSHUFF32X4 $0x88, Z4, Z0, Z16
+	VSHUFF32X4 $0xdd, Z4, Z0, Z20
+	VSHUFF32X4 $0x88, Z12, Z8, Z24
+	VSHUFF32X4 $0xdd, Z12, Z8, Z28
+	VSHUFF32X4 $0x88, Z24, Z16, Z0
+	VSHUFF32X4 $0x88, Z28, Z20, Z4
+	VSHUFF32X4 $0xdd, Z24, Z16, Z8
+	VSHUFF32X4 $0xdd, Z28, Z20, Z12
+	VSHUFF32X4 $0x88, Z5, Z1, Z17
+	VSHUFF32X4 $0xdd, Z5, Z1, Z21
+	VSHUFF32X4 $0x88, Z13, Z9, Z25
+	VSHUFF32X4 $0xdd, Z13, Z9, Z29
+	VSHUFF32X4 $0x88, Z25, Z17, Z1
+	VSHUFF32X4 $0x88, Z29, Z21, Z5
+	VSHUFF32X4 $0xdd, Z25, Z17, Z9
+	VSHUFF32X4 $0xdd, Z29, Z21, Z13
+	VSHUFF32X4 $0x88, Z6, Z2, Z18
+	VSHUFF32X4 $0xdd, Z6, Z2, Z22
+	VSHUFF32X4 $0x88, Z14, Z10, Z26
+	VSHUFF32X4 $0xdd, Z14, Z10, Z30
+	VSHUFF32X4 $0x88, Z26, Z18, Z2
+	VSHUFF32X4 $0x88, Z30, Z22, Z6
+	VSHUFF32X4 $0xdd, Z26, Z18, Z10
+	VSHUFF32X4 $0xdd, Z30, Z22, Z14
+	VSHUFF32X4 $0x88, Z7, Z3, Z19
+	VSHUFF32X4 $0xdd, Z7, Z3, Z23
+	VSHUFF32X4 $0x88, Z15, Z11, Z27
+	VSHUFF32X4 $0xdd, Z15, Z11, Z31
+	VSHUFF32X4 $0x88, Z27, Z19, Z3
+	VSHUFF32X4 $0x88, Z31, Z23, Z7
+	VSHUFF32X4 $0xdd, Z27, Z19, Z11
+	VSHUFF32X4 $0xdd, Z31, Z23, Z15
+	VMOVUPS    Z0, (DI)
+	VMOVUPS    Z1, 64(DI)
+	VMOVUPS    Z2, 128(DI)
+	VMOVUPS    Z3, 192(DI)
+	VMOVUPS    Z4, 256(DI)
+	VMOVUPS    Z5, 320(DI)
+	VMOVUPS    Z6, 384(DI)
+	VMOVUPS    Z7, 448(DI)
+	VMOVUPS    Z8, 512(DI)
+	VMOVUPS    Z9, 576(DI)
+	VMOVUPS    Z10, 640(DI)
+	VMOVUPS    Z11, 704(DI)
+	VMOVUPS    Z12, 768(DI)
+	VMOVUPS    Z13, 832(DI)
+	VMOVUPS    Z14, 896(DI)
+	VMOVUPS    Z15, 960(DI)
+
+done:
+	VZEROUPPER
+	RET

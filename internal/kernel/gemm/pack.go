@@ -15,11 +15,12 @@ func kBlocks(k, most int) (depth, blocks int) {
 // Packed holds a right-hand operand [k,n] in the layout of the kernel in use. kBlocks cuts its rows
 // into blocks. A block holds panels of nr columns, and a panel is stored row by row. Products only
 // read it. While no product runs, the owner may change single elements through [Packed.Index] and
-// [Packed.Data].
+// [Packed.Data], or through [Packed.SetBF16] in an operand from [PackBF16].
 type Packed struct {
 	data []float32
 	k, n int
 	nr   int
+	bf16 bool // from PackBF16
 }
 
 // PackedLen returns the number of float32s that [Pack] needs for an operand [k,n].
@@ -32,7 +33,7 @@ func PackedLen(k, n int) int {
 // elements and should be aligned to 64 bytes. The result refers to dst.
 func Pack(dst []float32, b View, k, n int) *Packed {
 	kn := active
-	p := &Packed{dst[:PackedLen(k, n)], k, n, kn.nr}
+	p := &Packed{data: dst[:PackedLen(k, n)], k: k, n: n, nr: kn.nr}
 	if k == 0 || n == 0 {
 		return p
 	}

@@ -9,6 +9,11 @@ func (c *Call) Run() {
 		return
 	}
 	c.check()
+	if c.BF16 {
+		g := c.bf16Grid(workers.Count())
+		workers.Run(g.rows*g.cols, func(part int, s *workers.Scratch) { c.bf16Part(s, c.bf16Rect(g, part)) })
+		return
+	}
 	kn := active
 	if c.flipped(kn) {
 		workers.Run(1, func(_ int, s *workers.Scratch) {
@@ -31,6 +36,13 @@ func (c *Call) Serial(s *workers.Scratch) {
 		return
 	}
 	c.check()
+	if c.BF16 {
+		g := c.bf16Grid(1)
+		for part := range g.rows * g.cols {
+			c.bf16Part(s, c.bf16Rect(g, part))
+		}
+		return
+	}
 	kn := active
 	if c.flipped(kn) {
 		mark := s.Mark()

@@ -43,6 +43,9 @@ func main() {
 		tg.copy(lanes)
 		tg.peak()
 	}
+	amx()
+	amxPeak()
+	packBF16()
 	Generate()
 }
 
