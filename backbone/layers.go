@@ -284,7 +284,7 @@ func (m *Model) Hidden(l Layers, block int, images *Node) *Node {
 func (m *Model) inPrecision(build func(f any, c Config, l Layers, block int, x *Node) *Node, l Layers, block int, x *Node) *Node {
 	x = m.images(x)
 	checkpoint := m.CheckpointActivations && !program.Rematerialises(x.Graph().Backend())
-	dtype := m.Precision.DType()
+	dtype := m.Precision.DType(x.Graph().Backend())
 	if dtype != dtypes.Float32 || checkpoint {
 		l = typedLayers{l, dtype, checkpoint}
 	}

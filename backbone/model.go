@@ -189,7 +189,7 @@ func (m *Model) metadata() (map[string]string, error) {
 func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 	m.placed.mu.Lock()
 	defer m.placed.mu.Unlock()
-	where := placement{be, m.Precision.DType()}
+	where := placement{be, m.Precision.DType(be)}
 	if t, ok := m.placed.weights[where]; ok {
 		return t, nil
 	}
@@ -215,7 +215,7 @@ func (m *Model) On(be backend.Backend) (map[string]*tensors.Tensor, error) {
 func (m *Model) Release(be backend.Backend) {
 	m.placed.mu.Lock()
 	defer m.placed.mu.Unlock()
-	where := placement{be, m.Precision.DType()}
+	where := placement{be, m.Precision.DType(be)}
 	program.Free(slices.Collect(maps.Values(m.placed.weights[where]))...)
 	delete(m.placed.weights, where)
 }

@@ -32,7 +32,7 @@ func featuresIn(t *testing.T, be backend.Backend, m *backbone.Model, pixels []ui
 			names, args = append(names, p.Name), append(args, w)
 			want := dtypes.Float32
 			if len(p.Shape) > 1 {
-				want = m.Precision.DType()
+				want = m.Precision.DType(be)
 			}
 			if w.DType() != want {
 				t.Errorf("%s is placed as %s, want %s", p.Name, w.DType(), want)

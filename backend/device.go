@@ -1,8 +1,8 @@
 // Package backend opens the devices on which spt computes.
 //
-// Begin with [Open], which opens one or several devices as one [Backend]. A device is the processor
-// of this machine (package cpu) or an NVIDIA GPU (a PJRT plug-in of XLA, xla.go). A Backend is a
-// GoMLX backend: it compiles and runs any GoMLX graph.
+// Begin with [OpenIn], which opens one or several devices as one [Backend]. A device is the
+// processor of this machine (package cpu) or an NVIDIA GPU (a PJRT plug-in of XLA, xla.go). A
+// Backend is a GoMLX backend: it compiles and runs any GoMLX graph.
 //
 //   - [Devices] lists the devices of this machine, and [Plugins] lists the installed PJRT plug-ins
 //     (plugin.go).
@@ -12,8 +12,8 @@
 // GPUs need a build with the tag xla and with cgo. In a build without XLA, Open returns an error
 // that says how to build spt for GPUs (noxla.go).
 //
-// Open returns a [*DeviceError] for a device that it cannot open. The other packages of spt return
-// a [*MemoryError] if a computation needs more memory than the device has (errors.go).
+// OpenIn returns a [*DeviceError] for a device that it cannot open. The other packages of spt
+// return a [*MemoryError] if a computation needs more memory than the device has (errors.go).
 package backend
 
 import (
@@ -57,6 +57,9 @@ func Devices() []Device {
 	out := []Device{{Name: "cpu", Description: "the processor of this machine, with the CPU backend of spt"}}
 	if be, err := processor(); err == nil {
 		out[0].Description = be.Description()
+		if cpu.SupportsBF16() == nil {
+			out[0].Description += fmt.Sprintf(", precisions %s and %s", F32, BF16)
+		}
 	}
 	_, err := cudaPlugin()
 	for i, g := range gpus() {
@@ -69,7 +72,12 @@ func Devices() []Device {
 	return out
 }
 
-// Open opens count devices of the same kind as one backend, starting at the named device. In
+// Open does the same as [OpenIn] with the precision F32.
+func Open(device string, count int) (be Backend, note string, err error) {
+	return OpenIn(device, count, F32)
+}
+
+// OpenIn opens count devices of the same kind as one backend, starting at the named device. In
 // training, each device computes a part of each mini-batch. All callers in the process share an
 // open backend, so weights are copied to it once. The known names are:
 //
@@ -81,8 +89,11 @@ func Devices() []Device {
 //   - "xla:PLUGIN": the first device of a PJRT plug-in. PLUGIN is the name of the plug-in (see
 //     [Plugins]) or its absolute path. It needs a build with XLA.
 //
-// The error is a [*DeviceError].
-func Open(device string, count int) (be Backend, note string, err error) {
+// If the device is the processor, the backend computes in the precision p, and the zero value means
+// F32. Any other device computes graphs of all precisions, and p has no effect.
+//
+// The error is a [*DeviceError], or a [*PrecisionError] if the processor cannot compute in p.
+func OpenIn(device string, count int, p Precision) (be Backend, note string, err error) {
 	fail := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, false, err} }
 	misused := func(err error) (Backend, string, error) { return nil, "", &DeviceError{device, true, err} }
 	if count < 1 {
@@ -91,6 +102,13 @@ func Open(device string, count int) (be Backend, note string, err error) {
 	host := func() (Backend, string, error) {
 		if count > 1 {
 			return misused(fmt.Errorf("%d devices were requested, but the processor is one device; request one device, or name a GPU", count))
+		}
+		if p == BF16 {
+			if err := cpu.SupportsBF16(); err != nil {
+				return nil, "", &PrecisionError{p, err}
+			}
+			be, err := processorBF16()
+			return be, note, err
 		}
 		be, err := processor()
 		return be, note, err
@@ -101,7 +119,7 @@ func Open(device string, count int) (be Backend, note string, err error) {
 		if len(gpus()) == 0 {
 			return host()
 		}
-		if be, _, err = Open("cuda", count); err == nil {
+		if be, _, err = OpenIn("cuda", count, p); err == nil {
 			return be, "", nil
 		}
 		if count > 1 {
@@ -169,6 +187,13 @@ func names(plugins []Plugin) string {
 var processor = sync.OnceValues(func() (Backend, error) {
 	silence()
 	return cpu.New("")
+})
+
+// processorBF16 opens the processor in the precision BF16. It returns the same backend in every
+// call.
+var processorBF16 = sync.OnceValues(func() (Backend, error) {
+	silence()
+	return cpu.New(cpu.BF16)
 })
 
 // deviceSet identifies devices of the same kind that are opened as one backend.

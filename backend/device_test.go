@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/sptune/spt/backend/cpu"
 )
 
 // tree creates files in a new folder and returns the folder. An element of files is a path, or a
@@ -124,6 +128,18 @@ func TestOpen(t *testing.T) {
 	}
 	if NameOf(be) != "cpu" || OnDevice(be) || DefaultPrecision(be) != F32 {
 		t.Errorf("cpu is called %q, on a device %t, precision %s", NameOf(be), OnDevice(be), DefaultPrecision(be))
+	}
+	be, _, err = OpenIn("cpu", 1, BF16)
+	if missing := cpu.SupportsBF16(); missing != nil {
+		var refused *PrecisionError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), missing.Error()) || !strings.Contains(err.Error(), "use f32") {
+			t.Errorf("bf16 without AMX-BF16: %v", err)
+		}
+	} else if again, _, _ := OpenIn("cpu", 1, BF16); err != nil || be != again || be == own || NameOf(be) != "cpu" || BF16.DType(be) != dtypes.Float32 {
+		t.Errorf("cpu in bf16: %v, %v", be, err)
+	}
+	if F32.DType(own) != dtypes.Float32 || BF16.DType(own) != dtypes.BFloat16 {
+		t.Errorf("types of graphs: %s and %s", F32.DType(own), BF16.DType(own))
 	}
 	for _, device := range []string{"gpu", "cuda:", "cuda:-1", "cuda:x", "xla", "xla:", "xla:no-such", "xla:/no/such/pjrt_c_api_x_plugin.so", "cpu:0"} {
 		var missing *DeviceError

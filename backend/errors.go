@@ -23,6 +23,22 @@ func (e *DeviceError) Error() string {
 // Unwrap returns the reason.
 func (e *DeviceError) Unwrap() error { return e.Err }
 
+// PrecisionError reports that the processor of this machine cannot compute in a [Precision].
+type PrecisionError struct {
+	// Precision is the precision that was requested.
+	Precision Precision
+	// Err is the reason.
+	Err error
+}
+
+// Error returns the precision, the reason, and what to do.
+func (e *PrecisionError) Error() string {
+	return fmt.Sprintf("precision %s on the processor: %v; use %s, which every processor has", e.Precision, e.Err, F32)
+}
+
+// Unwrap returns the reason.
+func (e *PrecisionError) Unwrap() error { return e.Err }
+
 // MemoryError reports that a computation needs more memory than the device has.
 type MemoryError struct {
 	// Program is the name of the computation, for example "training step".

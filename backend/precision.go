@@ -7,18 +7,20 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
+	"github.com/sptune/spt/backend/cpu"
 	"github.com/sptune/spt/internal/option"
 )
 
 // Precision selects the number type of the frozen matrices and the activations of a network. The
-// zero value means [F32]. With every precision, the tuned parameters, their gradients, the
-// optimiser state, the statistics of norms, softmax and the loss are float32.
+// zero value means [F32]. With BF16, a GPU also stores them in bfloat16. The processor stores
+// float32 and rounds the operands of matrix products. With every precision, the tuned parameters,
+// their gradients, the optimiser state, the statistics of norms, softmax and the loss are float32.
 type Precision string
 
 // The known precisions. An empty Precision means F32.
 const (
 	F32  Precision = "f32"  // everything is float32
-	BF16 Precision = "bf16" // frozen matrices and activations are bfloat16
+	BF16 Precision = "bf16" // frozen matrices and activations are bfloat16 in products
 )
 
 // Validate returns an error if p is not a known precision.
@@ -30,9 +32,10 @@ func (p Precision) Validate() error {
 	return option.Unknown("precision", "precision", p, []Precision{F32, BF16})
 }
 
-// DType returns the GoMLX type of frozen matrices and activations.
-func (p Precision) DType() dtypes.DType {
-	if p == BF16 {
+// DType returns the GoMLX type of frozen matrices and activations in graphs for be. A processor
+// that [OpenIn] opened with BF16 rounds the operands of products itself, so its graphs are float32.
+func (p Precision) DType(be Backend) dtypes.DType {
+	if p == BF16 && !cpu.IsBF16(be) {
 		return dtypes.BFloat16
 	}
 	return dtypes.Float32

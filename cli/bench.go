@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/internal/bench"
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
@@ -146,7 +147,11 @@ func (a *app) writeBench(r *bench.Report, c backbone.Config, s peft.Selection) e
 	}
 	var f facts
 	f.add("machine", "%s, %s, %s, kernel %s", cpu, r.Machine.Arch, wording.Plural(r.Machine.Threads, "thread"), r.Machine.Kernel)
-	f.add("FMA peak", "%.0f GFLOPS", r.PeakGFLOPS)
+	peak := "FMA peak"
+	if r.Precision == backend.BF16 {
+		peak = "bf16 peak"
+	}
+	f.add(peak, "%.0f GFLOPS", r.PeakGFLOPS)
 	f.add("memory bandwidth", "%.1f GB/s", r.BandwidthGB)
 	text := f.String() + "\n"
 	if len(r.GEMM) > 0 {

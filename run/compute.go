@@ -37,11 +37,14 @@ func (c *ComputeConfig) Open(report progress.Func) (backend.Backend, error) {
 	if c.Devices < 0 {
 		return nil, &OptionError{Option: "devices", Err: fmt.Errorf("number of devices %d: expected at least 1", c.Devices)}
 	}
-	be, note, err := backend.Open(c.Device, max(c.Devices, 1))
+	be, note, err := backend.OpenIn(c.Device, max(c.Devices, 1), c.Precision)
 	if note != "" {
 		report.Report(progress.Event{Stage: progress.Note, Item: note})
 	}
 	if err != nil {
+		if e := (*backend.PrecisionError)(nil); errors.As(err, &e) {
+			return nil, &OptionError{Option: "precision", Err: err}
+		}
 		if e := (*backend.DeviceError)(nil); errors.As(err, &e) && e.Usage {
 			return nil, &OptionError{Option: "device", Err: err}
 		}
@@ -49,13 +52,8 @@ func (c *ComputeConfig) Open(report progress.Func) (backend.Backend, error) {
 	}
 	c.Device = backend.NameOf(be)
 	c.Precision = cmp.Or(c.Precision, backend.DefaultPrecision(be))
-	if !backend.OnDevice(be) {
-		if c.CheckpointActivations {
-			report.Report(progress.Event{Stage: progress.Note, Item: "activation checkpointing saves memory on GPUs; it has no effect on the CPU"})
-		}
-		if c.Precision == backend.BF16 {
-			report.Report(progress.Event{Stage: progress.Note, Item: "bf16 is much slower than f32 on the CPU; use it there only to compare results"})
-		}
+	if !backend.OnDevice(be) && c.CheckpointActivations {
+		report.Report(progress.Event{Stage: progress.Note, Item: "activation checkpointing saves memory on GPUs; it has no effect on the CPU"})
 	}
 	return be, nil
 }

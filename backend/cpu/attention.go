@@ -84,18 +84,24 @@ func (h *heads) view(data []float32, image, head int) gemm.View {
 	return gemm.View{Data: data[h.offset+image*h.image+head*h.head:], Row: h.token, Col: 1}
 }
 
+// roundsAttention reports whether the products of attention round their operands to bfloat16.
+func (c *compiler) roundsAttention(a *attention) bool {
+	return c.rounds(4, a.seq, a.kv, a.width) && c.rounds(4, a.seq, a.width, a.kv) && c.rounds(4, a.kv, a.width, a.seq)
+}
+
 // attentionKernel computes softmax(scale·Q·Kᵀ + addends)·V and the log-sum-exp of each row of
 // scores. One part computes one head of one image.
 type attentionKernel struct {
 	attention
+	bf16         bool // round the operands of products to bfloat16
 	q, k, v, out heads
 	lse          *slot
 	addends      addends
 }
 
-func newAttentionKernel(n *node) *attentionKernel {
+func (c *compiler) newAttentionKernel(n *node) *attentionKernel {
 	a := n.rec.attrs.(attention)
-	return &attentionKernel{attention: a, q: a.newHeads(n.in[0].t.slot, n.in[0].layout), k: a.newHeads(n.in[1].t.slot, n.in[1].layout), v: a.newHeads(n.in[2].t.slot, n.in[2].layout),
+	return &attentionKernel{attention: a, bf16: c.roundsAttention(&a), q: a.newHeads(n.in[0].t.slot, n.in[0].layout), k: a.newHeads(n.in[1].t.slot, n.in[1].layout), v: a.newHeads(n.in[2].t.slot, n.in[2].layout),
 		out: a.newHeads(n.out[0].slot, rowMajor(n.dims)), lse: n.out[1].slot, addends: newAddends(n.in[3:])}
 }
 
@@ -106,12 +112,12 @@ func (a *attentionKernel) run(x *execution) error {
 		image, h := part/a.heads, part%a.heads
 		g := h / (a.heads / a.groups)
 		p := s.Float32s(a.seq * a.kv)
-		dot := gemm.Call{M: a.seq, N: a.kv, K: a.width, A: a.q.view(q, image, h), B: a.k.view(k, image, g).T(), C: p, LDC: a.kv, Alpha: 1}
+		dot := gemm.Call{M: a.seq, N: a.kv, K: a.width, A: a.q.view(q, image, h), B: a.k.view(k, image, g).T(), C: p, LDC: a.kv, Alpha: 1, BF16: a.bf16}
 		dot.Serial(s)
 		add := a.addends.of(x, image, h)
 		vector.SoftmaxRows(p, lse[part*a.seq:(part+1)*a.seq], a.kv, a.scale, add[0], add[1])
 		o := a.out.view(out, image, h)
-		dot = gemm.Call{M: a.seq, N: a.width, K: a.kv, A: gemm.View{Data: p, Row: a.kv, Col: 1}, B: a.v.view(v, image, g), C: o.Data, LDC: o.Row, Alpha: 1}
+		dot = gemm.Call{M: a.seq, N: a.width, K: a.kv, A: gemm.View{Data: p, Row: a.kv, Col: 1}, B: a.v.view(v, image, g), C: o.Data, LDC: o.Row, Alpha: 1, BF16: a.bf16}
 		dot.Serial(s)
 	})
 	return nil
@@ -126,16 +132,17 @@ func (a *attentionKernel) run(x *execution) error {
 // One part computes a group of heads that share a key and a value.
 type attentionVJPKernel struct {
 	attention
+	bf16                       bool // round the operands of products to bfloat16
 	q, k, v, o, do, dq, dk, dv heads
 	lse                        operand
 	addends                    addends
 }
 
-func newAttentionVJPKernel(n *node) *attentionVJPKernel {
+func (c *compiler) newAttentionVJPKernel(n *node) *attentionVJPKernel {
 	a := n.rec.attrs.(attention)
 	in := func(i int) heads { return a.newHeads(n.in[i].t.slot, n.in[i].layout) }
 	out := func(i int) heads { return a.newHeads(n.out[i].slot, rowMajor(n.out[i].shape.Dimensions)) }
-	return &attentionVJPKernel{attention: a, q: in(0), k: in(1), v: in(2), o: in(3), do: in(5), dq: out(0), dk: out(1), dv: out(2), lse: n.in[4].operand(), addends: newAddends(n.in[6:])}
+	return &attentionVJPKernel{attention: a, bf16: c.roundsAttention(&a), q: in(0), k: in(1), v: in(2), o: in(3), do: in(5), dq: out(0), dk: out(1), dv: out(2), lse: n.in[4].operand(), addends: newAddends(n.in[6:])}
 }
 
 func (a *attentionVJPKernel) run(x *execution) error {
@@ -158,7 +165,7 @@ func (a *attentionVJPKernel) run(x *execution) error {
 			qh, oh, doh := a.q.view(q, image, h), a.o.view(o, image, h), a.do.view(do, image, h)
 			dqh := a.dq.view(dq, image, h)
 			product := func(m, nn, kk int, l, r gemm.View, c []float32, ldc int, alpha, beta float32) {
-				call := gemm.Call{M: m, N: nn, K: kk, A: l, B: r, C: c, LDC: ldc, Alpha: alpha, Beta: beta}
+				call := gemm.Call{M: m, N: nn, K: kk, A: l, B: r, C: c, LDC: ldc, Alpha: alpha, Beta: beta, BF16: a.bf16}
 				call.Serial(s)
 			}
 			product(a.seq, a.kv, a.width, qh, kh.T(), p, a.kv, 1, 0)

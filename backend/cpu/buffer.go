@@ -36,8 +36,12 @@ type buffer struct {
 }
 
 // packLayout describes how a matrix product reads a buffer as a matrix [k,n]: the offset of the
-// first element, and the strides of rows and columns, all in elements.
-type packLayout struct{ offset, row, col, k, n int }
+// first element, and the strides of rows and columns, all in elements. bf16 reports that the packed
+// form has bfloat16 elements.
+type packLayout struct {
+	offset, row, col, k, n int
+	bf16                   bool
+}
 
 // newBuffer allocates a buffer with undefined content.
 func (b *backend) newBuffer(shape shapes.Shape) *buffer {

@@ -306,10 +306,12 @@ type convKernel struct {
 	*convProduct
 	input, filters *slot // nil if every element of the output is an empty sum
 	out            *slot
+	bf16           bool // round the operands of products to bfloat16
 }
 
-func newConvKernel(n *node) *convKernel {
-	k := &convKernel{convProduct: n.conv.product, out: n.out[0].slot}
+func (c *compiler) newConvKernel(n *node) *convKernel {
+	p := n.conv.product
+	k := &convKernel{convProduct: p, out: n.out[0].slot, bf16: c.rounds(len(n.dims), p.batch*p.positions, p.n, p.taps*p.channels)}
 	if len(n.in) > 0 {
 		k.input, k.filters = n.in[0].t.slot, n.in[1].t.slot
 	}
@@ -334,7 +336,7 @@ func (p *convKernel) run(x *execution) error {
 		a := s.Float32s((r1 - r0) * depth)
 		for k0 := 0; k0 < k; k0 += depth {
 			k1 := min(k0+depth, k)
-			call := gemm.Call{M: r1 - r0, N: p.n, K: k1 - k0, C: out[r0*width+g*p.n:], LDC: width, Alpha: 1,
+			call := gemm.Call{M: r1 - r0, N: p.n, K: k1 - k0, C: out[r0*width+g*p.n:], LDC: width, Alpha: 1, BF16: p.bf16,
 				A: gemm.View{Data: a, Row: k1 - k0, Col: 1},
 				B: gemm.View{Data: kernel[k0*p.b.row+g*p.n*p.b.col:], Row: p.b.row, Col: p.b.col}}
 			if k0 > 0 {

@@ -57,6 +57,8 @@ func init() { compute.Register(backendName, New) }
 type backend struct {
 	// Options of the compiler.
 	options options
+	// bf16 reports that matrix products round their operands to bfloat16, see New.
+	bf16 bool
 	// The Go backend of GoMLX. It checks operations and runs delegated operations.
 	plain    compute.Backend
 	arenas   arenas
@@ -72,23 +74,49 @@ type backend struct {
 	finalized atomic.Bool
 }
 
-// New starts a backend. The backend has no options, so config must be empty. It is safe for
-// concurrent use.
+// BF16 is the configuration with which [New] starts a backend that rounds the operands of matrix
+// products.
+const BF16 = "bf16"
+
+// New starts a backend. It is safe for concurrent use. config is empty or [BF16].
+//
+// With BF16, the large matrix products of a network round their float32 operands to the nearest
+// bfloat16 and add up in float32. All tensors stay float32. The following operations compute
+// completely in float32: products of two operands with at most two axes each, such as the products
+// of a head; products with few rows or columns, such as the products with a factor of LoRA alone;
+// and all operations that are not products. BF16 needs a processor with AMX-BF16
+// and Linux, see [SupportsBF16].
 func New(config string) (compute.Backend, error) {
-	if config != "" {
-		return nil, fmt.Errorf("starting the backend %q: the configuration %q is unknown; the configuration must be empty", backendName, config)
+	switch config {
+	case "":
+	case BF16:
+		if err := gemm.SupportsBF16(); err != nil {
+			return nil, fmt.Errorf("starting the backend %q with the configuration %q: %w", backendName, config, err)
+		}
+	default:
+		return nil, fmt.Errorf("starting the backend %q: the configuration %q is unknown; use %q or an empty configuration", backendName, config, BF16)
 	}
 	plain, err := gobackend.New("ops_sequential")
 	if err != nil {
 		return nil, fmt.Errorf("starting the backend %q: %w", backendName, err)
 	}
-	return &backend{options: defaultOptions(), plain: plain}, nil
+	return &backend{options: defaultOptions(), bf16: config == BF16, plain: plain}, nil
 }
 
 // Is reports whether be is a backend of this package.
 func Is(be compute.Backend) bool {
 	_, own := be.(*backend)
 	return own
+}
+
+// SupportsBF16 returns nil if [New] can start a backend with [BF16] on this machine, and otherwise
+// an error that says what is missing.
+func SupportsBF16() error { return gemm.SupportsBF16() }
+
+// IsBF16 reports whether be is a backend of this package that was started with [BF16].
+func IsBF16(be compute.Backend) bool {
+	own, ok := be.(*backend)
+	return ok && own.bf16
 }
 
 // Name returns "cpu".
@@ -99,7 +127,11 @@ func (b *backend) String() string { return backendName }
 
 // Description returns the name of the matrix kernel in use and the number of threads.
 func (b *backend) Description() string {
-	return fmt.Sprintf("CPU backend of spt (%s, kernel %s, %d threads)", runtime.GOARCH, gemm.Kernel(), runtime.GOMAXPROCS(0))
+	kernel := gemm.Kernel()
+	if b.bf16 {
+		kernel += " and " + gemm.BF16Kernel
+	}
+	return fmt.Sprintf("CPU backend of spt (%s, kernel %s, %d threads)", runtime.GOARCH, kernel, runtime.GOMAXPROCS(0))
 }
 
 // NumDevices returns 1. All processors together are one device.

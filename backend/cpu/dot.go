@@ -19,6 +19,7 @@ type dot struct {
 	gelu           bool    // apply the exact GELU after the bias
 	pre            *tensor // the stored input of the GELU; nil: it is not stored
 	patch          *node   // the scatter that adds values to the weight B; nil: none
+	rounds         bool    // the operands are rounded to bfloat16
 }
 
 // epilogue returns the edges of the epilogue: bias, residual and the operands of the other terms.
@@ -106,8 +107,16 @@ func (c *compiler) dotGeneral(o *op) bool {
 		}
 		in[i] = e
 	}
+	d.rounds = c.rounds(max(lhs.shape.Rank(), rhs.shape.Rank()), d.m, d.n, d.k)
 	c.result(kindDot, o, in[:]...).dot = d
 	return true
+}
+
+// rounds reports whether a product [m,k]·[k,n] rounds its operands to bfloat16. rank is the number
+// of axes of the operand with more axes. The activations of a network have at least three axes, and
+// those of a head have two. Small products stay float32: rounding would gain little time.
+func (c *compiler) rounds(rank, m, n, k int) bool {
+	return c.backend.bf16 && rank >= 3 && m >= 32 && n > 16 && k >= 32
 }
 
 // span returns the numbers from, from+1, …, from+n−1.
@@ -138,6 +147,7 @@ func (c *compiler) dense(o *op) bool {
 	}
 	d := &dot{batch: 1, m: m, n: n, k: x.dims[rank-1], gelu: config.Activation == compute.ActivationGelu,
 		a: matrix{sm, x.strides[rank-1], []int{x.offset}}, b: matrix{w.strides[wIn], sn, []int{w.offset}}}
+	d.rounds = c.rounds(rank, d.m, d.n, d.k)
 	if o.in[2] != nil {
 		d.bias = c.contiguous(c.edge(o.in[2]))
 	}
@@ -239,6 +249,7 @@ type product struct {
 	bias        operand       // a nil slot means none
 	residual    *slot         // nil: none
 	gelu        bool          // apply the exact GELU after the bias
+	bf16        bool          // round the operands of all terms to bfloat16
 	pre         *slot         // memory for the input of the GELU; nil: it is not stored
 	out         *slot
 }
@@ -258,8 +269,13 @@ type productTerm struct {
 func (c *compiler) newProduct(n *node) *product {
 	d := n.dot
 	p := &product{batch: d.batch, m: d.m, n: d.n, gelu: d.gelu, out: n.out[0].slot, terms: []productTerm{c.productTerm(n)}}
+	p.bf16 = d.rounds
 	for _, t := range d.terms {
 		p.terms = append(p.terms, c.productTerm(t))
+		p.bf16 = p.bf16 || t.dot.rounds
+	}
+	for i := range p.terms {
+		p.terms[i].packing.bf16 = p.bf16
 	}
 	if d.bias.t != nil {
 		p.bias = d.bias.operand()
@@ -279,7 +295,7 @@ func (c *compiler) productTerm(n *node) productTerm {
 	// Small products use other kernels, which add in another order. Do not pack the weight of a
 	// small product: its result must not depend on packing.
 	t := productTerm{k: d.k, a: n.in[0].t.slot, b: n.in[1].t.slot, aAt: d.a, bAt: d.b, packs: d.m > 16 && d.n > 16,
-		packing: packLayout{d.b.offsets[0], d.b.row, d.b.col, d.k, d.n}}
+		packing: packLayout{offset: d.b.offsets[0], row: d.b.row, col: d.b.col, k: d.k, n: d.n}}
 	if d.patch != nil {
 		t.patch = &patch{weight: n.in[1].t.slot, indices: n.in[3].operand(), values: n.in[4].operand()}
 		c.patches = append(c.patches, t.patch)
@@ -293,7 +309,7 @@ func (p *product) run(x *execution) error {
 	fill := func(i int, g *gemm.Call) {
 		g.M, g.N, g.K = p.m, p.n, first.k
 		g.A, g.B = first.aAt.view(a, i), first.bAt.view(b, i)
-		g.C, g.LDC, g.Alpha = out[i*p.m*p.n:(i+1)*p.m*p.n], p.n, 1
+		g.C, g.LDC, g.Alpha, g.BF16 = out[i*p.m*p.n:(i+1)*p.m*p.n], p.n, 1, p.bf16
 	}
 	if p.batch > 1 {
 		gemm.Batched(p.batch, fill)
@@ -359,5 +375,9 @@ func (b *buffer) pack(l packLayout) *gemm.Packed {
 
 // packNew packs an operand [k,n] into new memory.
 func packNew(data []float32, l packLayout) *gemm.Packed {
-	return gemm.Pack(workers.Aligned(gemm.PackedLen(l.k, l.n)), gemm.View{Data: data[l.offset:], Row: l.row, Col: l.col}, l.k, l.n)
+	view := gemm.View{Data: data[l.offset:], Row: l.row, Col: l.col}
+	if l.bf16 {
+		return gemm.PackBF16(workers.Aligned(gemm.PackedBF16Len(l.k, l.n)), view, l.k, l.n)
+	}
+	return gemm.Pack(workers.Aligned(gemm.PackedLen(l.k, l.n)), view, l.k, l.n)
 }

@@ -101,15 +101,15 @@ func (c *compiler) kernel(n *node) (kernel, error) {
 	case kindDot:
 		return c.newProduct(n), nil
 	case kindAttention:
-		return newAttentionKernel(n), nil
+		return c.newAttentionKernel(n), nil
 	case kindAttentionVJP:
-		return newAttentionVJPKernel(n), nil
+		return c.newAttentionVJPKernel(n), nil
 	case kindDepthwise:
 		return newDepthwiseKernel(n), nil
 	case kindDepthwiseGradient:
 		return newDepthwiseGradientKernel(n), nil
 	case kindConv:
-		return newConvKernel(n), nil
+		return c.newConvKernel(n), nil
 	case kindRandom:
 		return newRandomKernel(n), nil
 	case kindScatter:

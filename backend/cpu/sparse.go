@@ -149,10 +149,10 @@ func (x *execution) patched(of *patch, l packLayout) *gemm.Packed {
 	case free != nil && free.weight == b && b != nil:
 		own = free
 		own.undo(w, l)
-		own.add(idx, val, len(w), l)
+		own.add(idx, val, w, l)
 	default:
 		own = &patched{of: of, weight: b, p: packNew(w, l)}
-		own.add(idx, val, len(w), l)
+		own.add(idx, val, w, l)
 		x.backend.packed.Add(own.bytes())
 		if free != nil {
 			x.backend.packed.Add(-free.bytes())
@@ -175,15 +175,38 @@ func (x *execution) release() {
 	x.patching = x.patching[:0]
 }
 
-// add adds values to the entries at indices. The weight has n entries. Like XLA, add ignores
+// add adds values to the entries at indices. The copy holds the weight w. Like XLA, add ignores
 // indices outside the weight.
-func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
+func (p *patched) add(indices []int32, values []float32, w []float32, l packLayout) {
 	p.indices, p.values = append(p.indices[:0], indices...), append(p.values[:0], values...)
+	if l.bf16 {
+		p.addRounded(w, l)
+		return
+	}
 	data := p.p.Data()
 	for i, e := range indices {
-		if e >= 0 && int(e) < n {
+		if e >= 0 && int(e) < len(w) {
 			data[l.index(p.p, e)] += values[i]
 		}
+	}
+}
+
+// addRounded does the same as add for a copy with bfloat16 elements. It adds to the float32 weight
+// and rounds the sum, so that a value below the precision of a bfloat16 weight is not lost.
+func (p *patched) addRounded(w []float32, l packLayout) {
+	sums := make(map[int32]float32, len(p.indices)) // an index may occur several times
+	for i, e := range p.indices {
+		if e < 0 || int(e) >= len(w) {
+			continue
+		}
+		sum, again := sums[e]
+		if !again {
+			sum = w[e]
+		}
+		sum += p.values[i]
+		sums[e] = sum
+		row, col := l.position(e)
+		p.p.SetBF16(row, col, sum)
 	}
 }
 
@@ -191,19 +214,30 @@ func (p *patched) add(indices []int32, values []float32, n int, l packLayout) {
 func (p *patched) undo(w []float32, l packLayout) {
 	data := p.p.Data()
 	for _, e := range p.indices {
-		if e >= 0 && int(e) < len(w) {
+		switch {
+		case e < 0 || int(e) >= len(w):
+		case l.bf16:
+			row, col := l.position(e)
+			p.p.SetBF16(row, col, w[e])
+		default:
 			data[l.index(p.p, e)] = w[e]
 		}
 	}
 }
 
-// index returns the position of element e of the weight in its packed form. If row is 1, element
+// position returns the row and the column in B of element e of the weight. If row is 1, element
 // j·col+i of the weight is B(i,j). Otherwise element i·row+j is B(i,j).
-func (l packLayout) index(p *gemm.Packed, e int32) int {
+func (l packLayout) position(e int32) (i, j int) {
 	if l.row == 1 {
-		return p.Index(int(e)%l.col, int(e)/l.col)
+		return int(e) % l.col, int(e) / l.col
 	}
-	return p.Index(int(e)/l.row, int(e)%l.row)
+	return int(e) / l.row, int(e) % l.row
+}
+
+// index returns the position of element e of the weight in its packed form.
+func (l packLayout) index(p *gemm.Packed, e int32) int {
+	i, j := l.position(e)
+	return p.Index(i, j)
 }
 
 // scatterKernel adds values to single elements, in order. Like XLA, it ignores positions outside

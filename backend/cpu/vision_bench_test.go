@@ -20,7 +20,7 @@ import (
 func stepTimes(b *testing.B, exec compute.Executable, be *backend, in []compute.Buffer, flops, bytes map[string]float64) {
 	best, peak := map[string]float64{}, 0.0
 	for b.Loop() {
-		peak = max(peak, measure.PeakGFLOPS(runtime.GOMAXPROCS(0), 2*time.Millisecond))
+		peak = max(peak, measure.PeakGFLOPS(runtime.GOMAXPROCS(0), false, 2*time.Millisecond))
 		for range 3 {
 			be.startTimings()
 			out, err := exec.Execute(in, make([]bool, len(in)), 0)

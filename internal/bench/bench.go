@@ -41,6 +41,8 @@ type Options struct {
 	// Steps is the number of timed steps, at least 1. Run does one more step before them, as
 	// warm-up.
 	Steps int
+	// Precision is the precision of the steps and of the matrix products. Default: f32.
+	Precision backend.Precision
 	// GEMM also measures the matrix products of the backbone on their own. Default: false.
 	GEMM bool
 	// Breakdown also reports the time of each kind of operation in a step. Default: false.
@@ -55,8 +57,8 @@ type Options struct {
 type Report struct {
 	// Machine describes the machine.
 	Machine machine `json:"machine"`
-	// PeakGFLOPS is the speed of multiply-adds in registers on all threads. It is the largest of
-	// several measurements before and after the steps.
+	// PeakGFLOPS is the speed of multiply-adds in registers on all threads, in Precision. It is the
+	// largest of several measurements before and after the steps.
 	PeakGFLOPS float64 `json:"peak_gflops"`
 	// BandwidthGB is the memory bandwidth, in 10⁹ bytes per second. It is measured on arrays far
 	// larger than the caches, for reading and writing together.
@@ -64,10 +66,11 @@ type Report struct {
 	// GEMM lists the speeds of matrix products. It is empty unless Options.GEMM is set.
 	GEMM []gemm `json:"gemm"`
 
-	// Model, Method and Batch are from Options.
-	Model  string `json:"model"`
-	Method Method `json:"method"`
-	Batch  int    `json:"batch"`
+	// Model, Method, Precision and Batch are from Options.
+	Model     string            `json:"model"`
+	Method    Method            `json:"method"`
+	Precision backend.Precision `json:"precision"`
+	Batch     int               `json:"batch"`
 	// Budget is the budget of the selection. Zero means that the method takes none.
 	Budget plan.Budget `json:"budget"`
 	// TunedParams is the number of tuned parameters, without the head.
@@ -147,20 +150,23 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 	if err != nil {
 		return nil, &run.OptionError{Err: fmt.Errorf("measuring %s: %w", o.Method, err)}
 	}
-	be, _, err := backend.Open("cpu", 1)
+	compute := run.ComputeConfig{Device: "cpu", Precision: o.Precision}
+	be, err := compute.Open(nil)
 	if err != nil {
 		return nil, err
 	}
+	m = m.In(o.Precision, false)
 	flop, err := work(m.Config, o.Selection, o.Method, o.Batch)
 	if err != nil {
 		return nil, err
 	}
+	bf16 := compute.Precision == backend.BF16
 	r := &Report{
-		Machine: thisMachine(), GEMM: []gemm{},
-		Model: o.Name, Method: o.Method, Batch: o.Batch, Budget: o.Budget, TunedParams: tuning.Counts.Tuned(), Steps: o.Steps,
+		Machine: thisMachine(bf16), GEMM: []gemm{},
+		Model: o.Name, Method: o.Method, Precision: compute.Precision, Batch: o.Batch, Budget: o.Budget, TunedParams: tuning.Counts.Tuned(), Steps: o.Steps,
 		GFLOPPerImage: flop / float64(o.Batch) / 1e9,
 	}
-	r.PeakGFLOPS = peakGFLOPS(r.Machine.Threads)
+	r.PeakGFLOPS = peakGFLOPS(r.Machine.Threads, bf16)
 	// Memory that was used earlier, for example for scores, does not belong to the step.
 	program.ReturnMemory()
 	resetPeakRSS()
@@ -169,7 +175,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 		return nil, err
 	}
 	r.PeakRSSMB = peakRSS() / 1e6
-	r.PeakGFLOPS = max(r.PeakGFLOPS, peakGFLOPS(r.Machine.Threads))
+	r.PeakGFLOPS = max(r.PeakGFLOPS, peakGFLOPS(r.Machine.Threads, bf16))
 	r.SecondsPerStep = measure.Median(seconds)
 	r.ImgPerS = float64(o.Batch) / r.SecondsPerStep
 	r.LimitImgPerS = r.PeakGFLOPS / r.GFLOPPerImage
@@ -185,7 +191,7 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 			if err := ctx.Err(); err != nil {
 				return nil, fmt.Errorf("measuring matrix products: %w", err)
 			}
-			g.GFLOPS = measure.GEMM(g.M, g.K, g.N, gemmTime)
+			g.GFLOPS = measure.GEMM(g.M, g.K, g.N, bf16, gemmTime)
 			r.GEMM = append(r.GEMM, g)
 		}
 	}
@@ -194,9 +200,9 @@ func Run(ctx context.Context, m *backbone.Model, o Options) (*Report, error) {
 
 // peakGFLOPS returns the largest of several short measurements. A single measurement can be too
 // low, because other programs use the processor at times.
-func peakGFLOPS(threads int) (gflops float64) {
+func peakGFLOPS(threads int, bf16 bool) (gflops float64) {
 	for range 6 {
-		gflops = max(gflops, measure.PeakGFLOPS(threads, 50*time.Millisecond))
+		gflops = max(gflops, measure.PeakGFLOPS(threads, bf16, 50*time.Millisecond))
 	}
 	return gflops
 }

@@ -10,7 +10,7 @@ import (
 
 // Peak measures the speed of multiply-adds in registers on all threads, in GFLOPS. It takes 0.3
 // seconds.
-func Peak() float64 { return peakGFLOPS(runtime.GOMAXPROCS(0)) }
+func Peak() float64 { return peakGFLOPS(runtime.GOMAXPROCS(0), false) }
 
 // Estimate returns about how many seconds the CPU backend takes for one image, without a
 // measurement of the backbone: in a forward pass, and in a training step of LoRA of rank 8 on every

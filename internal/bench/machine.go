@@ -9,9 +9,10 @@ import (
 	"github.com/sptune/spt/internal/measure"
 )
 
-// thisMachine describes the machine on which the program runs.
-func thisMachine() machine {
-	return machine{CPU: field("/proc/cpuinfo", "model name"), Arch: runtime.GOARCH, Threads: runtime.GOMAXPROCS(0), Kernel: measure.Kernel()}
+// thisMachine describes the machine on which the program runs. bf16 reports that the program
+// computes in bf16.
+func thisMachine(bf16 bool) machine {
+	return machine{CPU: field("/proc/cpuinfo", "model name"), Arch: runtime.GOARCH, Threads: runtime.GOMAXPROCS(0), Kernel: measure.Kernel(bf16)}
 }
 
 // peakRSS returns the greatest resident memory of the process since resetPeakRSS, in bytes. It

@@ -84,7 +84,7 @@ func (s *suite) step(ctx context.Context, c backbone.Config, m Method, p backend
 	}
 	out.TFLOPS = flop / out.SecondsPerStep / 1e12
 	for _, peak := range s.Peaks {
-		if peak.TFLOPS > 0 && peak.DType == p.DType().String() {
+		if peak.TFLOPS > 0 && peak.DType == p.DType(s.Backend).String() {
 			out.PeakFraction = out.TFLOPS / peak.TFLOPS
 		}
 	}

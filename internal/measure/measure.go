@@ -13,26 +13,38 @@ import (
 )
 
 // Kernel returns the name of the matrix kernel in use, for example "avx512 14x32"; see
-// [gemm.Kernel].
-func Kernel() string { return gemm.Kernel() }
+// [gemm.Kernel]. If bf16 is set, it is the kernel for products of bfloat16 numbers.
+func Kernel(bf16 bool) string {
+	if bf16 {
+		return gemm.BF16Kernel
+	}
+	return gemm.Kernel()
+}
 
-// PeakGFLOPS measures the peak speed of float32 computation on the given number of threads. It runs
-// independent multiply-adds in registers for about d. The result is in 10⁹ floating-point
-// operations per second.
-func PeakGFLOPS(threads int, d time.Duration) float64 { return gemm.PeakGFLOPS(threads, d) }
+// PeakGFLOPS measures the peak speed of float32 computation on the given number of threads, or of
+// products of bfloat16 numbers if bf16 is set. It runs independent multiply-adds in registers for
+// about d. The result is in 10⁹ floating-point operations per second.
+func PeakGFLOPS(threads int, bf16 bool, d time.Duration) float64 {
+	if bf16 {
+		return gemm.PeakBF16GFLOPS(threads, d)
+	}
+	return gemm.PeakGFLOPS(threads, d)
+}
 
-// GEMM measures the speed of the matrix product [m,k]·[k,n] on all threads. It packs the right-hand
-// operand once and then repeats the product for about d. It returns the median speed in 10⁹
-// floating-point operations per second.
-func GEMM(m, k, n int, d time.Duration) float64 {
+// GEMM measures the speed of the float32 matrix product [m,k]·[k,n] on all threads. If bf16 is set,
+// the operands are rounded to bfloat16. GEMM packs the right-hand operand once and then repeats the
+// product for about d. It returns the median speed in 10⁹ floating-point operations per second.
+func GEMM(m, k, n int, bf16 bool, d time.Duration) float64 {
 	a, b, c := workers.Aligned(m*k), workers.Aligned(k*n), workers.Aligned(m*n)
 	vector.Fill(a, 0.5)
 	vector.Fill(b, 0.25)
-	p := gemm.Pack(workers.Aligned(gemm.PackedLen(k, n)), gemm.View{Data: b, Row: n, Col: 1}, k, n)
-	seconds := repeat(d, func() {
-		call := gemm.Call{M: m, N: n, K: k, A: gemm.View{Data: a, Row: k, Col: 1}, Packed: p, C: c, LDC: n, Alpha: 1}
-		call.Run()
-	})
+	call := gemm.Call{M: m, N: n, K: k, A: gemm.View{Data: a, Row: k, Col: 1}, BF16: bf16, C: c, LDC: n, Alpha: 1}
+	if view := (gemm.View{Data: b, Row: n, Col: 1}); bf16 {
+		call.Packed = gemm.PackBF16(workers.Aligned(gemm.PackedBF16Len(k, n)), view, k, n)
+	} else {
+		call.Packed = gemm.Pack(workers.Aligned(gemm.PackedLen(k, n)), view, k, n)
+	}
+	seconds := repeat(d, call.Run)
 	return 2 * float64(m) * float64(k) * float64(n) / seconds / 1e9
 }
 
