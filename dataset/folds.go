@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/internal/labelsplit"
 )
 
 // Folds returns the k data sets of a cross-validation. The images are divided into k folds, each of
@@ -18,7 +19,8 @@ import (
 // from all other folds: the validation split has the share OpenOptions.ValFraction of them.
 //
 // The numbers of images of the folds differ by at most one, and so do the numbers of images of each
-// class. Images of a group are in one fold and, of the other folds, in one split; these numbers are
+// class. With several labels for each image, they are as equal as iterative stratification makes
+// them. Images of a group are in one fold and, of the other folds, in one split; these numbers are
 // then as equal as the groups allow. The images are those of all splits of d, but not of a test
 // split that the data set has itself: it stays untouched. The choice follows from OpenOptions.Seed
 // and from the paths of the images, and not from the splits of d.
@@ -124,6 +126,10 @@ func divideFolds(samples []Sample, k int, seed uint64) ([]int, error) {
 	}
 	if len(samples) < k {
 		return nil, option.Errorf("folds", "%d folds need %d images, but there are %d images: give fewer folds", k, k, len(samples))
+	}
+	if _, several := samples[0].Target.(Labels); several {
+		rng := rand.New(rand.NewPCG(seed, math.MaxUint64-2))
+		return labelsplit.Parts(labelsOf(samples), rng.Perm(len(samples)), slices.Repeat([]float64{1 / float64(k)}, k), rng), nil
 	}
 	strata := make(map[int][]int)
 	for i, s := range samples {

@@ -290,8 +290,8 @@ func TestLabels(t *testing.T) {
 	}
 }
 
-// TestStratifyLabels checks iterative stratification: the sizes of the splits, the share of each
-// label, that every label stays in train, and that the order of the list does not matter.
+// TestStratifyLabels checks iterative stratification: the sizes of splits and folds, the share of
+// each label, that every label stays in train, and that the order of the list does not matter.
 func TestStratifyLabels(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	var samples []Sample
@@ -324,6 +324,26 @@ func TestStratifyLabels(t *testing.T) {
 		_, again, _ := stratifyLabels(shuffled, 0.1, 0.2, seed)
 		if !slices.Equal(slices.Sorted(slices.Values(paths(again))), slices.Sorted(slices.Values(paths(val)))) {
 			t.Errorf("seed %d: another order of the list gives other validation images", seed)
+		}
+	}
+	folds, err := divideFolds(samples, 5, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for fold := range 5 {
+		var members []Sample
+		for i, f := range folds {
+			if f == fold {
+				members = append(members, samples[i])
+			}
+		}
+		if math.Abs(float64(len(members))-120) > 3 {
+			t.Errorf("fold %d has %d of 600 samples", fold, len(members))
+		}
+		for class, n := range countClasses(members, len(counts)) {
+			if math.Abs(float64(n)-float64(counts[class])/5) > 2 {
+				t.Errorf("fold %d has %d of %d samples of label %d", fold, n, counts[class], class)
+			}
 		}
 	}
 	few := []Sample{{Path: "a", Target: Labels{0}}, {Path: "b", Target: Labels{0, 1}}, {Path: "c", Target: Labels{1}}, {Path: "d", Target: Labels(nil)}}

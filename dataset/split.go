@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+
+	"github.com/sptune/spt/internal/labelsplit"
 )
 
 // fractions returns the fractions of the training images that become the validation and the test
@@ -193,13 +195,9 @@ func divide(samples []Sample, assigned []int) (train, val, test []Sample) {
 	return train, val, test
 }
 
-// stratifyLabels divides samples with [Labels] into three splits by iterative stratification
-// (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011): it takes the label with the fewest samples
-// that are not assigned, and gives each of them to the split that lacks most samples of this label.
-// Among equal splits it takes the one that lacks most samples of any label, then one at random. The
-// samples without a label come last. Each split keeps the order of samples.
+// stratifyLabels divides samples with [Labels] into three splits; see labelsplit.Parts. Each split
+// keeps the order of samples.
 func stratifyLabels(samples []Sample, valFraction, testFraction float64, seed uint64) (train, val, test []Sample) {
-	fractions := [3]float64{1 - valFraction - testFraction, valFraction, testFraction}
 	order := make([]int, len(samples))
 	for i := range order {
 		order[i] = i
@@ -208,81 +206,12 @@ func stratifyLabels(samples []Sample, valFraction, testFraction float64, seed ui
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(samples[a].Path, samples[b].Path) })
 	rng := rand.New(rand.NewPCG(seed, math.MaxUint64-2))
 	rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	return divide(samples, labelsplit.Parts(labelsOf(samples), order, []float64{1 - valFraction - testFraction, valFraction, testFraction}, rng))
+}
 
-	labelsOf := func(i int) []int { // -1 stands for no label
-		if labels := ClassesOf(samples[i].Target); len(labels) > 0 {
-			return labels
-		}
-		return []int{-1}
-	}
-	members := map[int][]int{} // samples of each label
-	for _, i := range order {
-		for _, label := range labelsOf(i) {
-			members[label] = append(members[label], i)
-		}
-	}
-	left := map[int]int{}         // number of samples of each label that are not assigned
-	lacks := map[int][3]float64{} // number of samples of each label that each split lacks
-	lacksAny := [3]float64{}
-	for s, f := range fractions {
-		lacksAny[s] = f * float64(len(samples))
-		for label, all := range members {
-			wanted := lacks[label]
-			wanted[s] = f * float64(len(all))
-			lacks[label], left[label] = wanted, len(all)
-		}
-	}
-	assigned := make([]int, len(samples))
-	for i := range assigned {
-		assigned[i] = -1
-	}
-	labels := slices.Sorted(maps.Keys(members))
-	for {
-		next := -1
-		for _, label := range labels {
-			if label >= 0 && left[label] > 0 && (next < 0 || left[label] < left[next]) {
-				next = label
-			}
-		}
-		for _, i := range members[next] {
-			if assigned[i] >= 0 {
-				continue
-			}
-			to, ties := -1, 0
-			for s, f := range fractions {
-				if f == 0 {
-					continue
-				}
-				c := -1
-				if to >= 0 {
-					c = -cmp.Or(cmp.Compare(lacks[next][s], lacks[next][to]), cmp.Compare(lacksAny[s], lacksAny[to]))
-				}
-				if c < 0 {
-					to, ties = s, 1
-				} else if c == 0 {
-					if ties++; rng.IntN(ties) == 0 {
-						to = s
-					}
-				}
-			}
-			assigned[i] = to
-			lacksAny[to]--
-			for _, label := range labelsOf(i) {
-				wanted := lacks[label]
-				wanted[to]--
-				lacks[label] = wanted
-				left[label]--
-			}
-		}
-		if next < 0 { // also the samples without a label
-			break
-		}
-	}
-	var splits [3][]Sample
-	for i, s := range samples {
-		splits[assigned[i]] = append(splits[assigned[i]], s)
-	}
-	return splits[0], splits[1], splits[2]
+// labelsOf returns the function that returns the class ids of a sample.
+func labelsOf(samples []Sample) func(i int) []int {
+	return func(i int) []int { return ClassesOf(samples[i].Target) }
 }
 
 // share returns the share of n samples, rounded to nearest and at least one. It is 0 for a fraction

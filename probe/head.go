@@ -3,7 +3,6 @@ package probe
 import (
 	"context"
 	"fmt"
-	"math"
 )
 
 // Head is a linear head with which a fine-tuning can start: logits = Weight·x + Bias.
@@ -14,8 +13,8 @@ type Head struct {
 	Bias []float32
 	// Scale is the factor of the weights and biases of the probe, at most 1.
 	Scale float64
-	// TrainLoss is the mean loss of the training images under the head. It weighs images with the
-	// class weights.
+	// TrainLoss is the mean loss of the training images under the head, with the class weights of
+	// the fit.
 	TrainLoss float64
 }
 
@@ -26,28 +25,29 @@ type Head struct {
 // the backbone would get hardly any gradient, while large weights would multiply the gradient of
 // the few images with a loss. So Head divides all logits by a temperature: the loss of the training
 // images becomes the loss that the probe has on held-out images (ValLoss), the loss that the probe
-// would have on training images that it had not seen. The loss is at most half of log(classes), the
-// loss of a guess, so the weights never vanish. A probe whose training loss is already as great is
-// not changed. The division changes no prediction.
+// would have on training images that it had not seen. The loss is at most half of the loss of a
+// guess, so the weights never vanish. The loss of a guess is log(classes). With several labels, it
+// is the loss if the probability of each label is the share of the training images that have it. A
+// probe whose training loss is already as great is not changed. The division changes no prediction.
 //
 // The argument train holds the training images of Fit.
 func (p *Probe) Head(ctx context.Context, train Features) (*Head, error) {
-	if err := train.check("training", p.Width, p.Classes()); err != nil {
+	if err := train.check("training", p.Problem, p.Width, p.Classes()); err != nil {
 		return nil, fmt.Errorf("making a head of a linear probe: %w", err)
 	}
-	target := min(p.ValLoss, math.Log(float64(p.Classes()))/2)
+	target := min(p.ValLoss, p.Problem.guess(train.Labels, p.Classes(), p.classWeights)/2)
 	h := &Head{}
 	set := func(scale float64) error {
 		h.Scale, h.Weight, h.Bias = scale, scaled(p.Weight, scale), scaled(p.Bias, scale)
-		m, err := measureHead(ctx, train, h.Weight, h.Bias, p.classWeights)
+		m, err := head{h.Weight, h.Bias}.measure(ctx, p.Problem, train, p.classWeights)
 		h.TrainLoss = m.mean()
 		return err
 	}
 	if err := set(1); err != nil || h.TrainLoss >= target {
 		return h, err
 	}
-	// The loss is convex in the scale, log(classes) at 0 and less than the target at 1. So it
-	// crosses the target once.
+	// The loss is convex in the scale, at least that of a guess at 0 and less than the target at 1.
+	// So it crosses the target once.
 	low, high := 0.0, 1.0
 	for range 12 {
 		middle := (low + high) / 2

@@ -2,11 +2,8 @@ package probe
 
 import (
 	"context"
-	"fmt"
 	"math"
-	"slices"
 
-	"github.com/sptune/spt/internal/kernel/vector"
 	"github.com/sptune/spt/internal/workers"
 )
 
@@ -15,40 +12,17 @@ type path struct {
 	objective       *objective
 	solver          lbfgs
 	mean, deviation []float64 // of each feature
-	present         []int     // the class ids with training images
-	classes         int       // with and without training images
+	present         []int     // the ids of the classes that get weights
+	classes         int       // number of all classes
 }
 
 // newPath scales the training features and starts at W = 0. It keeps a scaled copy of the features.
 func newPath(train Features, o Options) (*path, error) {
-	share := make([]float64, o.Classes)
-	for _, label := range train.Labels {
-		share[label]++
+	start, err := o.Problem.begin(train.Labels, o.Classes, o.ClassWeights)
+	if err != nil {
+		return nil, err
 	}
-	p := &path{classes: o.Classes}
-	id := make([]int32, o.Classes)
-	total := 0.0
-	for class, n := range share {
-		if n == 0 {
-			continue
-		}
-		id[class] = int32(len(p.present))
-		p.present = append(p.present, class)
-		if o.ClassWeights != nil {
-			share[class] *= o.ClassWeights[class]
-		}
-		total += share[class]
-	}
-	if len(p.present) < 2 {
-		return nil, fmt.Errorf("all %d training images have class %d; give images of at least two classes", train.Len(), p.present[0])
-	}
-	labels, weights := make([]int32, train.Len()), make([]float32, train.Len())
-	for i, label := range train.Labels {
-		labels[i], weights[i] = id[label], 1
-		if o.ClassWeights != nil {
-			weights[i] = float32(o.ClassWeights[label] * float64(train.Len()) / total)
-		}
-	}
+	p := &path{present: start.present, classes: o.Classes}
 	p.mean, p.deviation = moments(train)
 	x := workers.Aligned(len(train.Values))
 	parts := (train.Len() + chunkRows - 1) / chunkRows
@@ -60,13 +34,10 @@ func newPath(train Features, o Options) (*path, error) {
 			}
 		}
 	})
-	p.objective = newObjective(x, labels, weights, train.Width, len(p.present))
+	p.objective = newObjective(x, start.loss, train.Len(), train.Width, len(p.present))
 	p.solver = lbfgs{at: p.objective.at, tolerance: o.Tolerance, iterations: o.Iterations}
-	// With W = 0, the best biases are the logarithms of the shares of the classes.
 	p.solver.point = make([]float64, len(p.present)*(train.Width+1))
-	for j, class := range p.present {
-		p.solver.point[len(p.present)*train.Width+j] = math.Log(share[class] / total)
-	}
+	copy(p.solver.point[len(p.present)*train.Width:], start.bias)
 	return p, nil
 }
 
@@ -111,57 +82,36 @@ func (p *path) step(ctx context.Context, l2 float64) (outcome, error) {
 	return p.solver.minimise(ctx)
 }
 
-// loss returns the mean loss of the training images after a step.
+// loss returns the loss of the training images after a step: the sum over images divided by their
+// number. With several labels, it is the sum over labels.
 func (p *path) loss() float64 {
 	w := p.solver.point[:len(p.present)*len(p.mean)]
 	return p.solver.value - p.objective.l2/2*dot(w, w)
 }
 
-// head returns the head for raw features and all classes.
-func (p *path) head(ctx context.Context) (weight, bias []float32, err error) {
+// head returns the head for raw features and all classes. A class that gets no weights has only a
+// bias.
+func (p *path) head(ctx context.Context) (head, error) {
 	d := len(p.mean)
-	weight, bias = make([]float32, p.classes*d), make([]float32, p.classes)
+	h := head{make([]float32, p.classes*d), make([]float32, p.classes)}
 	if len(p.present) < p.classes {
-		rare, err := p.rareBias(ctx)
+		p.objective.set(p.solver.point)
+		absent, err := p.objective.loss.absent(ctx, p.objective)
 		if err != nil {
-			return nil, nil, err
+			return head{}, err
 		}
-		for class := range bias {
-			bias[class] = float32(rare)
+		for class := range h.bias {
+			h.bias[class] = float32(absent(class))
 		}
 	}
 	for j, class := range p.present {
 		b := p.solver.point[len(p.present)*d+j]
 		for k, v := range p.solver.point[j*d : (j+1)*d] {
 			raw := v / p.deviation[k]
-			weight[class*d+k] = float32(raw)
+			h.weight[class*d+k] = float32(raw)
 			b -= raw * p.mean[k]
 		}
-		bias[class] = float32(b)
+		h.bias[class] = float32(b)
 	}
-	return weight, bias, nil
-}
-
-// rareBias returns the bias of a class without training images, whose weight is 0. The mean of
-// exp(bias − lse) over the n training images is 1/(2n), half an image. lse is the logarithm of the
-// sum of the exponentials of the logits.
-func (p *path) rareBias(ctx context.Context) (float64, error) {
-	o := p.objective
-	for i, v := range p.solver.point {
-		o.point[i] = float32(v)
-	}
-	cut := len(p.present) * o.width
-	lse := make([]float64, len(o.labels))
-	err := forLogits(ctx, Features{Width: o.width, Values: o.x}, o.point[:cut], o.point[cut:], func(from int, logits []float32) {
-		for i := range len(logits) / o.classes {
-			row := logits[i*o.classes : (i+1)*o.classes]
-			lse[from+i] = float64(vector.SoftmaxRow(row, row, 1))
-		}
-	})
-	least, sum := slices.Min(lse), 0.0
-	for _, v := range lse {
-		sum += math.Exp(least - v)
-	}
-	// log(1/(2n)) − log(Σ exp(−lse)/n), where Σ exp(−lse) = sum·exp(−least)
-	return least - math.Log(2*sum), err
+	return h, nil
 }

@@ -1,34 +1,43 @@
-// Package probe fits linear probes: multinomial logistic regression with L2 regularisation on the
-// features of a frozen backbone. A fit takes seconds, because it reads no image and runs no
-// backbone.
+// Package probe fits linear probes: logistic regression with L2 regularisation on the features of a
+// frozen backbone. A fit takes seconds, because it reads no image and runs no backbone.
 //
 // Begin with [Fit]. It fits a path of strengths of L2 and returns the [Probe] that is best on
-// held-out images. [Probe.Head] makes the head with which a fine-tuning can start.
+// held-out images. [Probe.Head] makes the head with which a fine-tuning can start. Options.Problem
+// says whether images have [OneLabel] or [SeveralLabels].
 //
 // # The objective
 //
-// For image i with the features x_i, the label y_i and the weight c_i of its class, Fit minimises
+// For image i with the features x_i, Fit minimises
 //
-//	Σ c_i·CE(W·z_i + b, y_i) / Σ c_i  +  L2/2·‖W‖²,   z_i = (x_i − mean) / deviation
+//	Σ loss_i / n + L2/2·‖W‖²,   loss_i = loss of W·z_i + b,   z_i = (x_i − mean) / deviation
 //
 // over W and b. Mean and standard deviation of each feature come from the training images. So the
 // probe does not depend on the scale and the offset of a feature, and a strength means the same for
 // every backbone. The result holds W and b for the raw features: they contain mean and deviation.
+// The objective is convex. L-BFGS finds the minimum.
 //
-// The objective is that of scikit-learn's LogisticRegression after StandardScaler with
+// With OneLabel, loss_i is the softmax cross-entropy of the label, times the weight c_i of its
+// class, and n = Σ c_i. The objective is that of scikit-learn's LogisticRegression after
+// StandardScaler with
 //
 //	C = 1 / (L2 · Σ c_i),
 //
 // so C = 1/(L2·N) for N images without class weights. With two classes, scikit-learn has one vector
-// of weights instead of two, and C = 2/(L2·N) gives the same probabilities. The objective is
-// convex. L-BFGS finds the minimum.
+// of weights instead of two, and C = 2/(L2·N) gives the same probabilities.
+//
+// With SeveralLabels, loss_i is the sum over labels of the binary cross-entropy of the sigmoid,
+// times the weight of the label if the image has it, as pos_weight of PyTorch's BCEWithLogitsLoss.
+// n is the number of images. The labels have nothing in common, so the objective is that of
+// scikit-learn's LogisticRegression for each label against the rest, with C = 1/(L2·N). The figures
+// of a [Try] are means over pairs of an image and a label.
 //
 // The files in the order in which data passes through them:
 //
 //   - probe.go has the options, the checks and the choice of the strength.
+//   - problem.go lists what differs between one label and several: softmax.go and sigmoid.go.
 //   - split.go holds out training images if there are no validation images.
 //   - path.go scales the features and fits one strength after the other.
-//   - lbfgs.go minimises, softmax.go computes the loss and its gradient in blocks.
+//   - lbfgs.go minimises, objective.go computes the objective and its gradient in blocks.
 //   - head.go makes the head for the start of a fine-tuning.
 //
 // Matrix products run on all cores through the worker pool of the CPU backend. Results have the
@@ -51,26 +60,34 @@ type Features struct {
 	Width int
 	// Values holds the features, [images, Width], row-major.
 	Values []float32
-	// Labels holds the class id of each image.
+	// Labels holds the labels of each image, as Options.Problem defines them.
 	Labels []int32
 }
 
 // Len returns the number of images.
-func (f Features) Len() int { return len(f.Labels) }
+func (f Features) Len() int {
+	if f.Width < 1 {
+		return 0
+	}
+	return len(f.Values) / f.Width
+}
 
 // rows returns a copy of the features of the given images.
 func (f Features) rows(images []int) Features {
-	out := Features{f.Width, make([]float32, 0, len(images)*f.Width), make([]int32, 0, len(images))}
+	targets := len(f.Labels) / f.Len()
+	out := Features{f.Width, make([]float32, 0, len(images)*f.Width), make([]int32, 0, len(images)*targets)}
 	for _, i := range images {
 		out.Values = append(out.Values, f.Values[i*f.Width:(i+1)*f.Width]...)
-		out.Labels = append(out.Labels, f.Labels[i])
+		out.Labels = append(out.Labels, f.Labels[i*targets:(i+1)*targets]...)
 	}
 	return out
 }
 
 // check reports features that do not fit width features and the number of classes. name says which
 // images they belong to.
-func (f Features) check(name string, width, classes int) error {
+func (f Features) check(name string, p Problem, width, classes int) error {
+	targets := p.targets(classes)
+	images := len(f.Labels) / targets
 	switch {
 	case f.Width < 1:
 		return fmt.Errorf("%s features have width %d; a width is at least 1", name, f.Width)
@@ -78,13 +95,13 @@ func (f Features) check(name string, width, classes int) error {
 		return fmt.Errorf("%s features have width %d, but %d was expected; compute all features with the same backbone", name, f.Width, width)
 	case len(f.Labels) == 0:
 		return fmt.Errorf("there are no %s images; give at least one", name)
-	case len(f.Labels) > math.MaxInt/f.Width || len(f.Values) != len(f.Labels)*f.Width:
-		return fmt.Errorf("%s features: found %d numbers for %d images of width %d; give width numbers for each image", name, len(f.Values), len(f.Labels), f.Width)
+	case len(f.Labels) != images*targets:
+		return fmt.Errorf("%s labels: found %d values, which is no multiple of the %d labels; give a value for each label of each image", name, len(f.Labels), targets)
+	case images > math.MaxInt/f.Width || len(f.Values) != images*f.Width:
+		return fmt.Errorf("%s features: found %d numbers for %d images of width %d; give width numbers for each image", name, len(f.Values), images, f.Width)
 	}
-	for i, label := range f.Labels {
-		if label < 0 || int(label) >= classes {
-			return fmt.Errorf("%s image %d has label %d; labels are 0 to %d", name, i, label, classes-1)
-		}
+	if err := p.check(f.Labels, classes); err != nil {
+		return fmt.Errorf("%s %w", name, err)
 	}
 	const part = 1 << 16
 	bad := make([]bool, (len(f.Values)+part-1)/part)
@@ -103,15 +120,22 @@ func (f Features) check(name string, width, classes int) error {
 
 // Options configures [Fit]. Zero fields take the defaults, except Classes.
 type Options struct {
-	// Classes is the number of classes, at least 2.
+	// Problem is the kind of the labels. The default is [OneLabel].
+	Problem Problem
+	// Classes is the number of classes or, with several labels, of labels.
 	Classes int
 	// L2s holds the strengths of L2 that are tried, in any order. All are positive. The default is
 	// [DefaultL2s].
 	L2s []float64
 	// ClassWeights holds a positive weight for each class. A weight multiplies the loss of the
-	// training images of the class. It also weighs the held-out images of the class in the choice
-	// of the strength. Nil means equal weights.
+	// images of the class; with several labels, it is the factor for the loss of a label that an
+	// image has. It also weighs the held-out images in the choice of the strength. Nil means equal
+	// weights.
 	ClassWeights []float64
+	// Score returns a figure of predictions, such as the mean average precision: the logits,
+	// [images, classes], and the labels of all held-out images. Fit chooses the strength with the
+	// highest figure. The default is the negative loss.
+	Score func(logits []float32, labels []int32) (float64, error)
 	// Tolerance ends the fit of one strength. The estimated distance to the minimum of the
 	// objective is at most this share of the objective. The default is [DefaultTolerance]. With it,
 	// the loss and the accuracy on held-out images hardly differ from those at the minimum, and the
@@ -156,9 +180,12 @@ type Try struct {
 	// folds.
 	TrainLoss float64 `json:"train_loss"`
 	// ValLoss and ValAccuracy are the mean loss and the share of right predictions on the held-out
-	// images.
+	// images. With several labels, a prediction is right for each label whose probability is at
+	// least 0.5 if the image has it, or below if not.
 	ValLoss     float64 `json:"val_loss"`
 	ValAccuracy float64 `json:"val_accuracy"`
+	// ValScore is the result of Options.Score for the held-out images. It is 0 without Score.
+	ValScore float64 `json:"val_score,omitempty"`
 	// Iterations is the number of iterations of L-BFGS, over all folds.
 	Iterations int `json:"iterations"`
 	// Converged reports whether the fit reached the tolerance, in all folds.
@@ -167,6 +194,8 @@ type Try struct {
 
 // Probe is a fitted linear probe. It is a linear head on raw features: logits = Weight·x + Bias.
 type Probe struct {
+	// Problem is the kind of the labels.
+	Problem Problem
 	// Width is the number of features.
 	Width int
 	// Weight is [classes, Width], row-major.
@@ -175,8 +204,12 @@ type Probe struct {
 	Bias []float32
 	// Try is the result of the chosen strength.
 	Try
-	// HeldOut names the images on which the strength was chosen.
-	HeldOut HeldOut
+	// HeldOut names the images on which the strength was chosen. HeldOutLogits, [images, classes],
+	// and HeldOutLabels are the predictions and the labels of these images, in the order of the
+	// validation images or of the folds. A head that did not see an image predicts it.
+	HeldOut       HeldOut
+	HeldOutLogits []float32
+	HeldOutLabels []int32
 	// Tried holds the results of all strengths that were fitted, in descending order of L2.
 	Tried []Try
 
@@ -184,12 +217,12 @@ type Probe struct {
 }
 
 // Fit fits a probe for each strength of L2 on the training images, and returns the one with the
-// least loss on the validation images. Choosing by accuracy gives test accuracies that differ by
-// less than 0.1 points in the mean, but accuracies of a few hundred images have ties, and the loss
-// shows earlier that the path can end.
+// least loss on the validation images, or the highest Options.Score. Choosing by accuracy gives
+// test accuracies that differ by less than 0.1 points in the mean, but accuracies of a few hundred
+// images have ties, and the loss shows earlier that the path can end.
 //
 // Strengths are fitted from strong to weak. Each fit starts at the result of the one before. The
-// path ends early when three strengths in a row have a greater validation loss than the best.
+// path ends early when three strengths in a row are worse than the best.
 //
 // Without validation images, that is, if val.Labels is empty, Fit holds out training images. Up to
 // 2,000 images are cut into five stratified folds. Of more images, a stratified tenth is held out.
@@ -198,7 +231,9 @@ type Probe struct {
 // Fit returns an error.
 //
 // A class without training images gets a weight of 0. Its bias makes its mean probability on the
-// training images 1/(2N). At least two classes need training images.
+// training images 1/(2N). At least two classes need training images. With several labels, the same
+// holds for a label that all training images have, whose absence has this probability. At least one
+// label needs training images with and without it.
 //
 // Errors report features or options that do not fit, or are ctx.Err().
 func Fit(ctx context.Context, train, val Features, o Options) (*Probe, error) {
@@ -206,8 +241,8 @@ func Fit(ctx context.Context, train, val Features, o Options) (*Probe, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fitting a linear probe: %w", err)
 	}
-	if err = train.check("training", train.Width, o.Classes); err == nil && val.Len()+len(val.Values) > 0 {
-		err = val.check("validation", train.Width, o.Classes)
+	if err = train.check("training", o.Problem, train.Width, o.Classes); err == nil && len(val.Labels)+len(val.Values) > 0 {
+		err = val.check("validation", o.Problem, train.Width, o.Classes)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("fitting a linear probe: %w", err)
@@ -221,8 +256,11 @@ func Fit(ctx context.Context, train, val Features, o Options) (*Probe, error) {
 
 // check returns o with defaults. L2s is in descending order.
 func (o Options) check() (Options, error) {
-	if o.Classes < 2 {
-		return o, fmt.Errorf("found %d classes; give at least 2", o.Classes)
+	if o.Problem == nil {
+		o.Problem = OneLabel
+	}
+	if o.Classes < 1 {
+		return o, fmt.Errorf("found %d classes; give the number of classes", o.Classes)
 	}
 	if len(o.L2s) == 0 {
 		o.L2s = DefaultL2s()
@@ -269,12 +307,12 @@ func (o Options) check() (Options, error) {
 	return o, nil
 }
 
-// patience is the number of strengths in a row with a greater loss than the best that end the path.
+// patience is the number of strengths in a row that are worse than the best and end the path.
 const patience = 3
 
 // fit fits the path for checked arguments.
 func fit(ctx context.Context, train, val Features, o Options) (*Probe, error) {
-	splits, heldOut, err := splitsOf(train, val, o.Classes)
+	splits, heldOut, err := splitsOf(train, val, o)
 	if err != nil {
 		return nil, err
 	}
@@ -284,24 +322,39 @@ func fit(ctx context.Context, train, val Features, o Options) (*Probe, error) {
 			return nil, err
 		}
 	}
-	p := &Probe{Width: train.Width, HeldOut: heldOut, classWeights: o.ClassWeights}
-	best := -1
+	p := &Probe{Problem: o.Problem, Width: train.Width, HeldOut: heldOut, classWeights: o.ClassWeights}
+	for _, s := range splits {
+		p.HeldOutLabels = append(p.HeldOutLabels, s.val.Labels...)
+	}
+	// predict returns the logits of the held-out images under the heads of the splits.
+	predict := func(heads []head) (all []float32, err error) {
+		for i, s := range splits {
+			logits, err := heads[i].logits(ctx, s.val)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, logits...)
+		}
+		return all, nil
+	}
+	best, greatest := -1, 0.0
+	var chosen []head // of the best strength, one for each split
 	for at, l2 := range o.L2s {
 		try := Try{L2: l2, Converged: true}
 		var total measure
-		var weight, bias []float32
+		heads := make([]head, len(splits))
 		for i, s := range splits {
 			out, err := paths[i].step(ctx, l2)
 			if err != nil {
 				return nil, err
 			}
-			try.TrainLoss += paths[i].loss() / float64(len(splits))
+			try.TrainLoss += paths[i].loss() / float64(len(splits)*o.Problem.targets(o.Classes))
 			try.Iterations += out.iterations
 			try.Converged = try.Converged && out.converged
-			if weight, bias, err = paths[i].head(ctx); err != nil {
+			if heads[i], err = paths[i].head(ctx); err != nil {
 				return nil, err
 			}
-			m, err := measureHead(ctx, s.val, weight, bias, o.ClassWeights)
+			m, err := heads[i].measure(ctx, o.Problem, s.val, o.ClassWeights)
 			if err != nil {
 				return nil, err
 			}
@@ -311,15 +364,30 @@ func fit(ctx context.Context, train, val Features, o Options) (*Probe, error) {
 		if math.IsNaN(try.ValLoss) || math.IsInf(try.ValLoss, 0) {
 			return nil, fmt.Errorf("the held-out loss is %v for the strength %v of L2; features of held-out images differ too much from those of training images", try.ValLoss, l2)
 		}
+		value := -try.ValLoss
+		if o.Score != nil {
+			logits, err := predict(heads)
+			if err == nil {
+				try.ValScore, err = o.Score(logits, p.HeldOutLabels)
+			}
+			if err != nil {
+				return nil, err
+			}
+			value = try.ValScore
+		}
 		p.Tried = append(p.Tried, try)
-		if best < 0 || try.ValLoss < p.Tried[best].ValLoss {
-			best = at
-			p.Try, p.Weight, p.Bias = try, weight, bias
+		if best < 0 || value > greatest {
+			best, greatest = at, value
+			p.Try, chosen = try, heads
 		} else if at-best == patience {
 			break
 		}
 	}
+	if p.HeldOutLogits, err = predict(chosen); err != nil {
+		return nil, err
+	}
 	if heldOut == Validation {
+		p.Weight, p.Bias = chosen[0].weight, chosen[0].bias
 		return p, nil
 	}
 	whole, err := newPath(train, o)
@@ -329,7 +397,8 @@ func fit(ctx context.Context, train, val Features, o Options) (*Probe, error) {
 	if _, err := whole.step(ctx, p.L2); err != nil {
 		return nil, err
 	}
-	p.Weight, p.Bias, err = whole.head(ctx)
+	h, err := whole.head(ctx)
+	p.Weight, p.Bias = h.weight, h.bias
 	return p, err
 }
 
@@ -341,18 +410,16 @@ func (p *Probe) Logits(ctx context.Context, values []float32) ([]float32, error)
 	if len(values)%p.Width != 0 {
 		return nil, fmt.Errorf("computing logits: found %d features; give a multiple of the width %d", len(values), p.Width)
 	}
-	out := make([]float32, 0, len(values)/p.Width*p.Classes())
-	err := forLogits(ctx, Features{Width: p.Width, Values: values}, p.Weight, p.Bias, func(_ int, logits []float32) { out = append(out, logits...) })
-	return out, err
+	return head{p.Weight, p.Bias}.logits(ctx, Features{Width: p.Width, Values: values})
 }
 
-// Evaluate returns the share of right predictions and the mean loss of labelled images. Class
-// weights have no influence.
+// Evaluate returns the share of right predictions and the mean loss of labelled images, as for a
+// [Try]. Class weights have no influence.
 func (p *Probe) Evaluate(ctx context.Context, f Features) (accuracy, loss float64, err error) {
-	if err := f.check("evaluated", p.Width, p.Classes()); err != nil {
+	if err := f.check("evaluated", p.Problem, p.Width, p.Classes()); err != nil {
 		return 0, 0, fmt.Errorf("evaluating a linear probe: %w", err)
 	}
-	m, err := measureHead(ctx, f, p.Weight, p.Bias, nil)
+	m, err := head{p.Weight, p.Bias}.measure(ctx, p.Problem, f, nil)
 	if err != nil {
 		return 0, 0, err
 	}

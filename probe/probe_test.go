@@ -34,6 +34,36 @@ func synthetic(n, width, classes int, spread float64, seed uint64) Features {
 	return f
 }
 
+// syntheticOf returns images for a problem. With several labels, each label has a random direction,
+// and an image has the labels along whose directions its random features lie.
+func syntheticOf(p Problem, n, width, classes int, spread float64, seed uint64) Features {
+	if p == OneLabel {
+		return synthetic(n, width, classes, spread, seed)
+	}
+	r := rand.New(rand.NewPCG(uint64(width), uint64(classes)))
+	directions := make([]float64, classes*width)
+	for i := range directions {
+		directions[i] = spread * r.NormFloat64()
+	}
+	r = rand.New(rand.NewPCG(seed, 1))
+	f := Features{width, make([]float32, n*width), make([]int32, n*classes)}
+	for i := range n {
+		for j := range width {
+			f.Values[i*width+j] = float32(r.NormFloat64())
+		}
+		for k := range classes {
+			along := 0.7*r.NormFloat64() - 0.3*float64(k)
+			for j := range width {
+				along += directions[k*width+j] * float64(f.Values[i*width+j])
+			}
+			if along > 0 {
+				f.Labels[i*classes+k] = 1
+			}
+		}
+	}
+	return f
+}
+
 // mustFit returns the result of Fit.
 func mustFit(t testing.TB, train, val Features, o Options) *Probe {
 	t.Helper()
@@ -48,11 +78,7 @@ func mustFit(t testing.TB, train, val Features, o Options) *Probe {
 // file holds 8 digits, and the fits are computed in float32, so the relative bound is 2·10⁻³ of the
 // largest weight. Losses are less sensitive, because their slope at the minimum is 0.
 func TestScikitLearn(t *testing.T) {
-	data, err := os.ReadFile("testdata/logistic.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cases []struct {
+	type fixture struct {
 		Name         string
 		Width        int
 		Classes      int
@@ -67,13 +93,28 @@ func TestScikitLearn(t *testing.T) {
 			Accuracy     float64
 		}
 	}
-	if err := json.Unmarshal(data, &cases); err != nil {
-		t.Fatal(err)
+	type problem struct {
+		fixture
+		problem Problem
+	}
+	var cases []problem
+	for file, p := range map[string]Problem{"testdata/logistic.json": OneLabel, "testdata/labels.json": SeveralLabels} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var of []fixture
+		if err := json.Unmarshal(data, &of); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range of {
+			cases = append(cases, problem{c, p})
+		}
 	}
 	for _, c := range cases {
 		train := Features{c.Width, c.Values, c.Labels}
 		for _, want := range c.Fits {
-			o := Options{Classes: c.Classes, L2s: []float64{want.L2}, ClassWeights: c.ClassWeights, Tolerance: 1e-10, Iterations: 5000}
+			o := Options{Problem: c.problem, Classes: c.Classes, L2s: []float64{want.L2}, ClassWeights: c.ClassWeights, Tolerance: 1e-10, Iterations: 5000}
 			p := mustFit(t, train, train, o)
 			accuracy, loss, err := p.Evaluate(t.Context(), train)
 			if err != nil {
@@ -82,8 +123,8 @@ func TestScikitLearn(t *testing.T) {
 			if near := func(a, b float64) bool { return math.Abs(a-b) <= 1e-4*b }; !near(loss, want.Loss) || !near(p.ValLoss, want.WeightedLoss) || !near(p.TrainLoss, want.WeightedLoss) || accuracy != want.Accuracy {
 				t.Errorf("%s, l2 %g: loss %g, weighted %g and %g, accuracy %g; scikit-learn has %g, %g, %g", c.Name, want.L2, loss, p.ValLoss, p.TrainLoss, accuracy, want.Loss, want.WeightedLoss, want.Accuracy)
 			}
-			// A feature's weight is compared in units of the largest weight of the feature. A
-			// constant may be added to all biases.
+			// A feature's weight is compared in units of the largest weight of the feature. With
+			// one label, a constant may be added to all biases.
 			for j := range c.Width {
 				largest, difference := 0.0, 0.0
 				for k := range c.Classes {
@@ -94,12 +135,15 @@ func TestScikitLearn(t *testing.T) {
 					t.Errorf("%s, l2 %g: the weights of feature %d differ by %.2g of %.2g", c.Name, want.L2, j, difference, largest)
 				}
 			}
-			largest := 0.0
-			for k := range c.Classes {
-				largest = max(largest, math.Abs(want.Bias[k]-want.Bias[0]))
+			largest, offset, wantOffset := 0.0, 0.0, 0.0
+			if c.problem == OneLabel {
+				offset, wantOffset = float64(p.Bias[0]), want.Bias[0]
 			}
 			for k := range c.Classes {
-				if d := math.Abs(want.Bias[k] - want.Bias[0] - float64(p.Bias[k]-p.Bias[0])); d > 2e-3*largest {
+				largest = max(largest, math.Abs(want.Bias[k]-wantOffset))
+			}
+			for k := range c.Classes {
+				if d := math.Abs(want.Bias[k] - wantOffset - (float64(p.Bias[k]) - offset)); d > 2e-3*largest {
 					t.Errorf("%s, l2 %g: bias %d differs by %.2g of %.2g", c.Name, want.L2, k, d, largest)
 				}
 			}
@@ -107,37 +151,32 @@ func TestScikitLearn(t *testing.T) {
 	}
 }
 
-// naive returns the objective and its gradient in float64, from the formula.
-func naive(o *objective, point []float64) (float64, []float64) {
-	n, d, c := len(o.labels), o.width, o.classes
+// naive returns the objective and its gradient in float64, from the formula. loss returns the loss
+// of an image with the logits z, and its gradient.
+func naive(o *objective, point []float64, loss func(image int, z []float64) (float64, []float64)) (float64, []float64) {
+	d, c := o.width, o.classes
 	g := make([]float64, len(point))
-	value, total := 0.0, 0.0
-	for i := range n {
-		total += float64(o.weights[i])
-		z, sum := make([]float64, c), 0.0
+	value := 0.0
+	for i := range o.n {
+		z := make([]float64, c)
 		for k := range c {
 			z[k] = point[c*d+k]
 			for j := range d {
 				z[k] += point[k*d+j] * float64(o.x[i*d+j])
 			}
-			sum += math.Exp(z[k])
 		}
-		value += float64(o.weights[i]) * (math.Log(sum) - z[o.labels[i]])
+		v, e := loss(i, z)
+		value += v
 		for k := range c {
-			e := math.Exp(z[k]) / sum
-			if int(o.labels[i]) == k {
-				e--
-			}
-			e *= float64(o.weights[i])
-			g[c*d+k] += e
+			g[c*d+k] += e[k]
 			for j := range d {
-				g[k*d+j] += e * float64(o.x[i*d+j])
+				g[k*d+j] += e[k] * float64(o.x[i*d+j])
 			}
 		}
 	}
-	value /= total
+	value /= float64(o.n)
 	for i := range g {
-		g[i] /= total
+		g[i] /= float64(o.n)
 		if i < c*d {
 			value += o.l2 / 2 * point[i] * point[i]
 			g[i] += o.l2 * point[i]
@@ -146,16 +185,60 @@ func naive(o *objective, point []float64) (float64, []float64) {
 	return value, g
 }
 
+// formula returns the loss of the images of f from the formula of the problem, for naive.
+func formula(p Problem, f Features, classes int, weights []float64) func(image int, z []float64) (float64, []float64) {
+	weight := func(class int) float64 {
+		if weights == nil {
+			return 1
+		}
+		return weights[class]
+	}
+	if p == SeveralLabels {
+		return func(i int, z []float64) (loss float64, g []float64) {
+			for k, v := range z {
+				p := 1 / (1 + math.Exp(-v))
+				if f.Labels[i*classes+k] == 1 {
+					loss, g = loss-weight(k)*math.Log(p), append(g, weight(k)*(p-1))
+				} else {
+					loss, g = loss-math.Log(1-p), append(g, p)
+				}
+			}
+			return loss, g
+		}
+	}
+	total := 0.0
+	for _, label := range f.Labels {
+		total += weight(int(label))
+	}
+	return func(i int, z []float64) (loss float64, g []float64) {
+		label := int(f.Labels[i])
+		w, sum := weight(label)*float64(f.Len())/total, 0.0
+		for _, v := range z {
+			sum += math.Exp(v)
+		}
+		for k, v := range z {
+			g = append(g, w*math.Exp(v)/sum)
+			if k == label {
+				g[k] -= w
+			}
+		}
+		return w * (math.Log(sum) - z[label]), g
+	}
+}
+
 // TestObjective compares the value and the gradient in blocks with the formula. 9,000 images take
 // two blocks.
 func TestObjective(t *testing.T) {
-	for _, s := range []struct{ n, width, classes int }{{3, 1, 2}, {130, 7, 5}, {9000, 5, 3}} {
-		f := synthetic(s.n, s.width, s.classes, 1, 3)
+	for _, s := range []struct {
+		problem           Problem
+		n, width, classes int
+	}{{OneLabel, 3, 1, 2}, {OneLabel, 130, 7, 5}, {OneLabel, 9000, 5, 3}, {SeveralLabels, 3, 1, 1}, {SeveralLabels, 130, 7, 5}, {SeveralLabels, 9000, 5, 3}} {
+		f := syntheticOf(s.problem, s.n, s.width, s.classes, 1, 3)
 		weights := make([]float64, s.classes)
 		for i := range weights {
 			weights[i] = 1 + float64(i)
 		}
-		p, err := newPath(f, Options{Classes: s.classes, ClassWeights: weights})
+		p, err := newPath(f, Options{Problem: s.problem, Classes: s.classes, ClassWeights: weights})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +247,7 @@ func TestObjective(t *testing.T) {
 		for i := range p.solver.point {
 			p.solver.point[i] = r.NormFloat64()
 		}
-		want, wantG := naive(p.objective, p.solver.point)
+		want, wantG := naive(p.objective, p.solver.point, formula(s.problem, f, s.classes, weights))
 		g := make([]float64, len(wantG))
 		got, err := p.objective.at(t.Context(), p.solver.point, g)
 		if err != nil || math.Abs(got-want) > 1e-5*want {
@@ -182,29 +265,32 @@ func TestObjective(t *testing.T) {
 // vanishes, and the value with the default tolerance is within 1 % of the value of a tight fit.
 // Each step starts at the result of the step before.
 func TestMinimum(t *testing.T) {
-	f := synthetic(300, 20, 6, 0.5, 1)
-	tight, err := newPath(f, Options{Classes: 6, Tolerance: 1e-11, Iterations: 2000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	loose, err := newPath(f, Options{Classes: 6, Tolerance: DefaultTolerance, Iterations: DefaultIterations})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l2 := range DefaultL2s() {
-		if _, err := tight.step(t.Context(), l2); err != nil {
+	for _, problem := range []Problem{OneLabel, SeveralLabels} {
+		f := syntheticOf(problem, 300, 20, 6, 0.5, 1)
+		loss := formula(problem, f, 6, nil)
+		tight, err := newPath(f, Options{Problem: problem, Classes: 6, Tolerance: 1e-11, Iterations: 2000})
+		if err != nil {
 			t.Fatal(err)
 		}
-		value, g := naive(tight.objective, tight.solver.point)
-		if size := math.Sqrt(dot(g, g)); size > 2e-5 {
-			t.Errorf("l2 %g: the gradient at the minimum has length %g", l2, size)
+		loose, err := newPath(f, Options{Problem: problem, Classes: 6, Tolerance: DefaultTolerance, Iterations: DefaultIterations})
+		if err != nil {
+			t.Fatal(err)
 		}
-		out, err := loose.step(t.Context(), l2)
-		if err != nil || !out.converged {
-			t.Fatalf("l2 %g: converged %v, error %v", l2, out.converged, err)
-		}
-		if got, _ := naive(loose.objective, loose.solver.point); got > 1.01*value {
-			t.Errorf("l2 %g: the objective is %g; the minimum is %g", l2, got, value)
+		for _, l2 := range DefaultL2s() {
+			if _, err := tight.step(t.Context(), l2); err != nil {
+				t.Fatal(err)
+			}
+			value, g := naive(tight.objective, tight.solver.point, loss)
+			if size := math.Sqrt(dot(g, g)); size > 2e-5 {
+				t.Errorf("%T, l2 %g: the gradient at the minimum has length %g", problem, l2, size)
+			}
+			out, err := loose.step(t.Context(), l2)
+			if err != nil || !out.converged {
+				t.Fatalf("%T, l2 %g: converged %v, error %v", problem, l2, out.converged, err)
+			}
+			if got, _ := naive(loose.objective, loose.solver.point, loss); got > 1.01*value {
+				t.Errorf("%T, l2 %g: the objective is %g; the minimum is %g", problem, l2, got, value)
+			}
 		}
 	}
 }
@@ -274,15 +360,17 @@ func images(n int) []int {
 // TestDeterminism checks that the result has the same bits for every number of workers.
 func TestDeterminism(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
-	train := synthetic(700, 33, 7, 0.4, 1)
-	var want *Probe
-	for _, workers := range []int{1, 2, 3, 8, 2} {
-		runtime.GOMAXPROCS(workers)
-		got := mustFit(t, train, Features{}, Options{Classes: 7})
-		if want == nil {
-			want = got
-		} else if !reflect.DeepEqual(got, want) {
-			t.Errorf("%d workers: the probe differs from that of one worker", workers)
+	for _, problem := range []Problem{OneLabel, SeveralLabels} {
+		train := syntheticOf(problem, 700, 33, 7, 0.4, 1)
+		var want *Probe
+		for _, workers := range []int{1, 2, 3, 8, 2} {
+			runtime.GOMAXPROCS(workers)
+			got := mustFit(t, train, Features{}, Options{Problem: problem, Classes: 7})
+			if want == nil {
+				want = got
+			} else if !reflect.DeepEqual(got, want) {
+				t.Errorf("%T, %d workers: the probe differs from that of one worker", problem, workers)
+			}
 		}
 	}
 }
@@ -329,11 +417,76 @@ func TestFewImages(t *testing.T) {
 	}
 }
 
+// TestFewLabels fits few images with several labels: a label with one image, one without images, one
+// that all images have, and images without a label. Without validation images, the held-out
+// predictions are those of the folds.
+func TestFewLabels(t *testing.T) {
+	const n, classes = 40, 6
+	of := func(seed uint64) Features {
+		f := syntheticOf(SeveralLabels, n, 8, classes, 1, seed)
+		for i := range n {
+			row := f.Labels[i*classes : (i+1)*classes]
+			row[3], row[4], row[5] = 0, 0, 1
+			if i == 7 {
+				row[3] = 1
+			}
+		}
+		return f
+	}
+	train, val := of(1), of(2)
+	p := mustFit(t, train, Features{}, Options{Problem: SeveralLabels, Classes: classes})
+	if p.HeldOut != Folds || p.ValAccuracy < 0.85 || len(p.HeldOutLogits) != len(p.HeldOutLabels) || len(p.HeldOutLabels) != (n-1)*classes {
+		t.Errorf("held out %s, accuracy %g, %d logits of %d labels", p.HeldOut, p.ValAccuracy, len(p.HeldOutLogits), len(p.HeldOutLabels))
+	}
+	m := SeveralLabels.measure(p.HeldOutLabels, p.HeldOutLogits, classes, nil, nil)
+	if math.Abs(m.mean()-p.ValLoss) > 1e-9 || m.accuracy() != p.ValAccuracy {
+		t.Errorf("the held-out predictions have the loss %g and the accuracy %g; the figures are %+v", m.mean(), m.accuracy(), p.Try)
+	}
+	if accuracy, _, err := p.Evaluate(t.Context(), val); err != nil || accuracy < 0.85 {
+		t.Errorf("accuracy %g, error %v", accuracy, err)
+	}
+	for label, want := range map[int]float64{4: 1. / (2 * n), 5: 1 - 1./(2*n)} {
+		for _, w := range p.Weight[label*8 : (label+1)*8] {
+			if w != 0 {
+				t.Errorf("label %d has the weight %g", label, w)
+			}
+		}
+		if got := 1 / (1 + math.Exp(-float64(p.Bias[label]))); math.Abs(got-want) > 1e-6 {
+			t.Errorf("label %d has the probability %g; %g was expected", label, got, want)
+		}
+	}
+}
+
+// TestScore checks that Score chooses the strength, and sees the predictions and labels of the
+// held-out images.
+func TestScore(t *testing.T) {
+	train, val := syntheticOf(SeveralLabels, 100, 30, 4, 0.3, 1), syntheticOf(SeveralLabels, 200, 30, 4, 0.3, 2)
+	calls := 0
+	o := Options{Problem: SeveralLabels, Classes: 4, Score: func(logits []float32, labels []int32) (float64, error) {
+		if calls++; len(logits) != 800 || !reflect.DeepEqual(labels, val.Labels) {
+			return 0, errors.New("other images")
+		}
+		return float64(2 - (calls-2)*(calls-2)), nil
+	}}
+	p := mustFit(t, train, val, o)
+	if len(p.Tried) != 5 || p.L2 != p.Tried[1].L2 || p.ValScore != 2 || p.Tried[3].ValScore != -2 {
+		t.Errorf("chosen %+v of %+v", p.Try, p.Tried)
+	}
+	logits, err := p.Logits(t.Context(), val.Values)
+	if err != nil || !reflect.DeepEqual(logits, p.HeldOutLogits) {
+		t.Errorf("the probe predicts the held-out images in another way; error %v", err)
+	}
+	o.Score = func([]float32, []int32) (float64, error) { return 0, errors.New("no score") }
+	if _, err := Fit(t.Context(), train, val, o); err == nil || !strings.Contains(err.Error(), "no score") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // TestSplit checks that folds are stratified, cover all images once, and keep a class with one
 // image for training.
 func TestSplit(t *testing.T) {
 	labels := []int32{0, 0, 0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3}
-	dealt := deal(labels, 5, 5)
+	dealt := OneLabel.deal(labels, 5, 5)
 	size, at := map[int]int{}, map[[2]int]int{}
 	for i, part := range dealt {
 		size[part]++
@@ -347,8 +500,24 @@ func TestSplit(t *testing.T) {
 			t.Errorf("part %d of %v is not stratified", part, dealt)
 		}
 	}
+	several := syntheticOf(SeveralLabels, 100, 4, 3, 1, 1)
+	several.Labels = append(several.Labels[:99*3], 0, 0, 0)
+	all := positives(several.Labels, 3)
+	for part := range 5 {
+		var own []int32
+		for i, p := range SeveralLabels.deal(several.Labels, 3, 5) {
+			if p == part {
+				own = append(own, several.Labels[i*3:(i+1)*3]...)
+			}
+		}
+		for label, got := range positives(own, 3) {
+			if math.Abs(float64(got)-float64(all[label])/5) > 1.5 || len(own) < 18*3 || len(own) > 22*3 {
+				t.Errorf("part %d has %d images, %d of the %d with label %d", part, len(own)/3, got, all[label], label)
+			}
+		}
+	}
 	many := synthetic(foldImages+1, 1, 3, 1, 1)
-	splits, heldOut, err := splitsOf(many, Features{}, 3)
+	splits, heldOut, err := splitsOf(many, Features{}, Options{Problem: OneLabel, Classes: 3})
 	if err != nil || heldOut != Tenth || len(splits) != 1 || splits[0].val.Len() != 201 || splits[0].train.Len() != 1800 {
 		t.Errorf("%d images: %d splits, held out %q, error %v", many.Len(), len(splits), heldOut, err)
 	}
@@ -379,25 +548,43 @@ func TestTried(t *testing.T) {
 }
 
 // TestHead checks that the head of a probe that separates the training images has the held-out
-// loss, with the same predictions, and that other probes are not changed.
+// loss, with the same predictions, and that other probes are not changed. The third label is rare,
+// and weighs more.
 func TestHead(t *testing.T) {
-	train, val := synthetic(60, 40, 4, 0.5, 1), synthetic(200, 40, 4, 0.5, 2)
-	for _, c := range []struct {
-		l2      float64
-		changes bool
-	}{{1e-4, true}, {10, false}} {
-		p := mustFit(t, train, val, Options{Classes: 4, L2s: []float64{c.l2}})
-		h, err := p.Head(t.Context(), train)
-		if err != nil {
-			t.Fatal(err)
+	weights := []float64{1, 1, 8}
+	for _, problem := range []Problem{OneLabel, SeveralLabels} {
+		train, val := syntheticOf(problem, 60, 40, 4, 0.5, 1), syntheticOf(problem, 200, 40, 4, 0.5, 2)
+		o := Options{Problem: problem, Classes: 4}
+		guess := math.Log(4)
+		if problem == SeveralLabels {
+			train, val = syntheticOf(problem, 60, 40, 3, 0.5, 1), syntheticOf(problem, 200, 40, 3, 0.5, 2)
+			o.Classes, o.ClassWeights, guess = 3, weights, 0
+			for label, n := range positives(train.Labels, 3) {
+				share, least := float64(n)/60, math.Inf(1)
+				for p := 0.0001; p < 1; p += 0.0001 { // the best probability that does not depend on the image
+					least = min(least, -weights[label]*share*math.Log(p)-(1-share)*math.Log(1-p))
+				}
+				guess += least / 3
+			}
 		}
-		target := min(p.ValLoss, math.Log(4)/2)
-		if c.changes && (h.Scale >= 1 || math.Abs(h.TrainLoss-target) > 0.01*target) || !c.changes && h.Scale != 1 {
-			t.Errorf("l2 %g: scale %g, loss %g; the loss of the probe is %g, on held-out images %g", c.l2, h.Scale, h.TrainLoss, p.TrainLoss, p.ValLoss)
-		}
-		for i, w := range p.Weight {
-			if h.Weight[i] != float32(h.Scale*float64(w)) {
-				t.Fatalf("l2 %g: weight %d is not scaled", c.l2, i)
+		for _, c := range []struct {
+			l2      float64
+			changes bool
+		}{{1e-4, true}, {10, false}} {
+			o.L2s = []float64{c.l2}
+			p := mustFit(t, train, val, o)
+			h, err := p.Head(t.Context(), train)
+			if err != nil {
+				t.Fatal(err)
+			}
+			target := min(p.ValLoss, guess/2)
+			if c.changes && (h.Scale >= 1 || math.Abs(h.TrainLoss-target) > 0.01*target) || !c.changes && h.Scale != 1 {
+				t.Errorf("%T, l2 %g: scale %g, loss %g; the loss of the probe is %g, on held-out images %g, of a guess %g", problem, c.l2, h.Scale, h.TrainLoss, p.TrainLoss, p.ValLoss, guess)
+			}
+			for i, w := range p.Weight {
+				if h.Weight[i] != float32(h.Scale*float64(w)) {
+					t.Fatalf("%T, l2 %g: weight %d is not scaled", problem, c.l2, i)
+				}
 			}
 		}
 	}
@@ -421,13 +608,14 @@ func TestErrors(t *testing.T) {
 		{"negative label", good(), with(func(f *Features) { f.Labels[5] = -1 }), o, "validation image 5 has label -1"},
 		{"one class", with(func(f *Features) { clear(f.Labels) }), good(), o, "all 40 training images have class 0"},
 		{"one class, folds", with(func(f *Features) { clear(f.Labels) }), Features{}, o, "all 32 training images have class 0"},
-		{"single images", good().rows(images(4)), Features{}, o, "each class has at most one training image"},
+		{"single images", good().rows(images(4)), Features{}, o, "each training image is the only one of a class"},
 		{"width", good(), synthetic(40, 4, 4, 1, 1), o, "width 4, but 3"},
 		{"short", with(func(f *Features) { f.Values = f.Values[1:] }), good(), o, "119 numbers for 40 images"},
 		{"zero width", Features{0, nil, []int32{1}}, good(), o, "width 0"},
 		{"values without labels", good(), Features{3, []float32{1, 2, 3}, nil}, o, "no validation images"},
 		{"empty", Features{Width: 3}, good(), o, "no training images"},
-		{"classes", good(), good(), Options{Classes: 1}, "found 1 classes"},
+		{"classes", good(), good(), Options{}, "found 0 classes"},
+		{"one class of four", good(), good(), Options{Classes: 1}, "labels are 0 to 0"},
 		{"strength", good(), good(), Options{Classes: 4, L2s: []float64{1, 0}}, "strength 0"},
 		{"NaN strength", good(), good(), Options{Classes: 4, L2s: []float64{1, math.NaN()}}, "strength NaN"},
 		{"number of weights", good(), good(), Options{Classes: 4, ClassWeights: []float64{1}}, "1 class weights for 4"},
@@ -437,6 +625,21 @@ func TestErrors(t *testing.T) {
 	} {
 		if _, err := Fit(t.Context(), c.train, c.val, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v; %q was expected", c.name, err, c.want)
+		}
+	}
+	several := Options{Problem: SeveralLabels, Classes: 2}
+	labelled := func(labels ...int32) Features { return Features{1, []float32{1, 2, 3}, labels} }
+	for _, c := range []struct {
+		labels []int32
+		want   string
+	}{
+		{[]int32{0, 1, 1, 0, 2, 0}, "training image 2 has the value 2 for label 0"},
+		{[]int32{0, 1, 1, 0, 1}, "found 5 values, which is no multiple of the 2 labels"},
+		{[]int32{0, 1, 1, 0}, "3 numbers for 2 images"},
+		{[]int32{0, 1, 0, 1, 0, 1}, "all 3 training images have the same labels"},
+	} {
+		if _, err := Fit(t.Context(), labelled(c.labels...), labelled(0, 1, 1, 0, 1, 1), several); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("labels %v: error %v; %q was expected", c.labels, err, c.want)
 		}
 	}
 	p := mustFit(t, good(), good(), o)

@@ -2,194 +2,155 @@ package probe
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 
-	"github.com/sptune/spt/internal/kernel/gemm"
 	"github.com/sptune/spt/internal/kernel/vector"
 	"github.com/sptune/spt/internal/workers"
 )
 
-const (
-	// blockLogits is the number of logits that are computed at a time. It bounds the memory: 8 MiB
-	// per set of features.
-	blockLogits = 1 << 21
-	// chunkRows is the number of images of a part of a block. The sums of a chunk are added in
-	// order, so results do not depend on the number of workers.
-	chunkRows = 64
-)
+// OneLabel is the problem of images with one class each: multinomial logistic regression. The
+// values of Features.Labels are class ids, one for each image.
+var OneLabel Problem = oneLabel{}
 
-// blockRows returns the number of images of a block, a multiple of chunkRows.
-func blockRows(classes int) int {
-	return max(1, min(8192, blockLogits/classes)/chunkRows) * chunkRows
-}
+type oneLabel struct{}
 
-// objective is the function that a fit minimises. With the scaled features x of n images,
-//
-//	f(W, b) = Σ weight_i·CE(W·x_i + b, label_i) / Σ weight_i + l2/2·‖W‖².
-//
-// Its point is W, [classes, width], followed by b, [classes].
-type objective struct {
-	x              []float32 // [n, width]
-	labels         []int32
-	weights        []float32 // of each image, with a sum of n
-	width, classes int
-	l2             float64
+func (oneLabel) targets(int) int { return 1 }
 
-	point, gradient []float32 // the point and the gradient in float32
-	logits          []float32 // [blockRows, classes]
-	losses          []float64 // of each chunk of a block
-	columns         []float32 // [chunks of a block, classes]: sums of the gradient of the logits
-}
-
-// newObjective returns the objective for scaled features.
-func newObjective(x []float32, labels []int32, weights []float32, width, classes int) *objective {
-	rows := min(len(labels), blockRows(classes))
-	chunks := (rows + chunkRows - 1) / chunkRows
-	size := classes * (width + 1)
-	return &objective{
-		x: x, labels: labels, weights: weights, width: width, classes: classes,
-		point: workers.Aligned(size), gradient: workers.Aligned(size), logits: workers.Aligned(rows * classes),
-		losses: make([]float64, chunks), columns: workers.Aligned(chunks * classes),
-	}
-}
-
-// at returns the value of the objective at point and sets gradient.
-func (o *objective) at(ctx context.Context, point, gradient []float64) (float64, error) {
-	n, c, d := len(o.labels), o.classes, o.width
-	for i, v := range point {
-		o.point[i] = float32(v)
-	}
-	w, b := o.point[:c*d], o.point[c*d:]
-	bias := gradient[c*d:]
-	clear(bias)
-	loss := 0.0
-	step := blockRows(c)
-	for from := 0; from < n; from += step {
-		if err := ctx.Err(); err != nil {
-			return 0, err
+func (oneLabel) check(labels []int32, classes int) error {
+	for i, label := range labels {
+		if label < 0 || int(label) >= classes {
+			return fmt.Errorf("image %d has label %d; labels are 0 to %d", i, label, classes-1)
 		}
-		rows := min(step, n-from)
-		x := gemm.View{Data: o.x[from*d:], Row: d, Col: 1}
-		forward := gemm.Call{M: rows, N: c, K: d, A: x, B: gemm.View{Data: w, Row: d, Col: 1}.T(), C: o.logits, LDC: c, Alpha: 1, Bias: b}
-		forward.Run()
-		chunks := (rows + chunkRows - 1) / chunkRows
-		workers.Run(chunks, func(chunk int, _ *workers.Scratch) { o.chunk(chunk, from, rows) })
-		for chunk := range chunks {
-			loss += o.losses[chunk]
-			for j, v := range o.columns[chunk*c:][:c] {
-				bias[j] += float64(v)
-			}
-		}
-		backward := gemm.Call{M: c, N: d, K: rows, A: gemm.View{Data: o.logits, Row: c, Col: 1}.T(), B: x, C: o.gradient, LDC: d, Alpha: 1, Beta: 1}
-		if from == 0 {
-			backward.Beta = 0
-		}
-		backward.Run()
 	}
-	scale, square := 1/float64(n), 0.0
-	for i := range c * d {
-		square += point[i] * point[i]
-		gradient[i] = float64(o.gradient[i])*scale + o.l2*point[i]
-	}
-	for j := range c {
-		bias[j] *= scale
-	}
-	return loss*scale + o.l2/2*square, nil
+	return nil
 }
 
-// chunk replaces the logits of one chunk of a block by the gradient of the loss. The block has rows
-// images, and image from is its first.
-func (o *objective) chunk(chunk, from, rows int) {
-	c := o.classes
-	sums := o.columns[chunk*c:][:c]
-	clear(sums)
-	loss := 0.0
-	for i := chunk * chunkRows; i < min(rows, (chunk+1)*chunkRows); i++ {
-		z, label, weight := o.logits[i*c:(i+1)*c], o.labels[from+i], o.weights[from+i]
+// begin counts the classes. At least two need images.
+func (oneLabel) begin(labels []int32, classes int, classWeights []float64) (s start, err error) {
+	share := make([]float64, classes)
+	for _, label := range labels {
+		share[label]++
+	}
+	id := make([]int32, classes)
+	total := 0.0
+	for class, n := range share {
+		if n == 0 {
+			continue
+		}
+		id[class] = int32(len(s.present))
+		s.present = append(s.present, class)
+		if classWeights != nil {
+			share[class] *= classWeights[class]
+		}
+		total += share[class]
+	}
+	if len(s.present) < 2 {
+		return s, fmt.Errorf("all %d training images have class %d; give images of at least two classes", len(labels), s.present[0])
+	}
+	l := &softmaxLoss{labels: make([]int32, len(labels)), weights: make([]float32, len(labels))}
+	for i, label := range labels {
+		l.labels[i], l.weights[i] = id[label], 1
+		if classWeights != nil {
+			l.weights[i] = float32(classWeights[label] * float64(len(labels)) / total)
+		}
+	}
+	for _, class := range s.present {
+		s.bias = append(s.bias, math.Log(share[class]/total))
+	}
+	s.loss = l
+	return s, nil
+}
+
+func (oneLabel) guess(_ []int32, classes int, _ []float64) float64 {
+	return math.Log(float64(classes))
+}
+
+// measure weighs images with the weights of their classes.
+func (oneLabel) measure(labels []int32, logits []float32, c int, classWeights []float64, s *workers.Scratch) (m measure) {
+	p := s.Float32s(c)
+	for i, label := range labels {
+		z, v := logits[i*c:(i+1)*c], 1.0
+		if classWeights != nil {
+			v = classWeights[label]
+		}
+		m.weight += v
+		if z[label] == vector.MaxOf(z) && slices.Index(z, z[label]) == int(label) {
+			m.correct += v
+		}
+		m.loss += v * max(0, float64(vector.SoftmaxRow(p, z, 1))-float64(z[label]))
+	}
+	return m
+}
+
+// deal deals the images of each class to the parts in turn, so the parts differ by at most one
+// image.
+func (oneLabel) deal(labels []int32, classes, parts int) []int {
+	count := make([]int, classes)
+	for _, label := range labels {
+		count[label]++
+	}
+	next, from := make([]int, classes), 0
+	for class, n := range count {
+		next[class] = from
+		if n > 1 {
+			from += n
+		}
+	}
+	out := make([]int, len(labels))
+	for i, label := range labels {
+		if count[label] == 1 {
+			out[i] = -1
+			continue
+		}
+		out[i] = next[label] % parts
+		next[label]++
+	}
+	return out
+}
+
+// softmaxLoss is the weighted cross-entropy of images.
+type softmaxLoss struct {
+	labels  []int32   // positions of the classes in start.present
+	weights []float32 // of each image, with a sum of n
+}
+
+func (l *softmaxLoss) gradient(image int, logits []float32, _ *workers.Scratch) (loss float64) {
+	rows := min(chunkRows, len(l.labels)-image)
+	c := len(logits) / rows
+	for i := range rows {
+		z, label, weight := logits[i*c:(i+1)*c], l.labels[image+i], l.weights[image+i]
 		target := z[label]
 		loss += float64(weight) * float64(vector.SoftmaxRow(z, z, 1)-target)
 		z[label]--
 		if weight != 1 {
 			vector.MulScalar(z, z, weight)
 		}
-		vector.Add(sums, sums, z)
 	}
-	o.losses[chunk] = loss
+	return loss
 }
 
-// measure is a sum over images.
-type measure struct{ weight, correct, loss float64 }
-
-// add adds the sums of m to those of t.
-func (t *measure) add(m measure) {
-	t.weight += m.weight
-	t.correct += m.correct
-	t.loss += m.loss
-}
-
-// accuracy returns the weighted share of correct images.
-func (t measure) accuracy() float64 { return t.correct / t.weight }
-
-// mean returns the weighted mean loss.
-func (t measure) mean() float64 { return t.loss / t.weight }
-
-// measureHead adds up the correct images and the losses of f under a head. Nil weights are ones.
-func measureHead(ctx context.Context, f Features, weight, bias []float32, classWeights []float64) (measure, error) {
-	var total measure
-	c := len(bias)
-	chunks := make([]measure, (blockRows(c)+chunkRows-1)/chunkRows)
-	err := forLogits(ctx, f, weight, bias, func(from int, logits []float32) {
-		rows := len(logits) / c
-		used := chunks[:(rows+chunkRows-1)/chunkRows]
-		workers.Run(len(used), func(chunk int, s *workers.Scratch) {
-			p := s.Float32s(c)
-			var m measure
-			for i := chunk * chunkRows; i < min(rows, (chunk+1)*chunkRows); i++ {
-				z, label := logits[i*c:(i+1)*c], f.Labels[from+i]
-				v := 1.0
-				if classWeights != nil {
-					v = classWeights[label]
-				}
-				m.weight += v
-				if z[label] == vector.MaxOf(z) && slices.Index(z, z[label]) == int(label) {
-					m.correct += v
-				}
-				m.loss += v * max(0, float64(vector.SoftmaxRow(p, z, 1))-float64(z[label]))
-			}
-			used[chunk] = m
-		})
-		for _, m := range used {
-			total.add(m)
+// absent returns one bias for all classes without training images. The mean of exp(bias − lse) over
+// the n training images is 1/(2n), half an image. lse is the logarithm of the sum of the
+// exponentials of the logits.
+func (l *softmaxLoss) absent(ctx context.Context, o *objective) (func(int) float64, error) {
+	lse := make([]float64, o.n)
+	cut := o.classes * o.width
+	err := head{o.point[:cut], o.point[cut:]}.forLogits(ctx, Features{Width: o.width, Values: o.x}, func(from int, logits []float32) {
+		for i := range len(logits) / o.classes {
+			row := logits[i*o.classes : (i+1)*o.classes]
+			lse[from+i] = float64(vector.SoftmaxRow(row, row, 1))
 		}
 	})
-	return total, err
-}
-
-// forLogits calls use for each block of images in order, with the first image and the logits.
-func forLogits(ctx context.Context, f Features, weight, bias []float32, use func(from int, logits []float32)) error {
-	n, c, d := len(f.Values)/f.Width, len(bias), f.Width
-	step := blockRows(c)
-	logits := workers.Aligned(min(n, step) * c)
-	for from := 0; from < n; from += step {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		rows := min(step, n-from)
-		call := gemm.Call{M: rows, N: c, K: d, A: gemm.View{Data: f.Values[from*d:], Row: d, Col: 1},
-			B: gemm.View{Data: weight, Row: d, Col: 1}.T(), C: logits, LDC: c, Alpha: 1, Bias: bias}
-		call.Run()
-		use(from, logits[:rows*c])
+	if err != nil {
+		return nil, err
 	}
-	return nil
-}
-
-// finite reports whether all values are finite.
-func finite(x []float32) bool {
-	for _, v := range x {
-		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return false
-		}
+	least, sum := slices.Min(lse), 0.0
+	for _, v := range lse {
+		sum += math.Exp(least - v)
 	}
-	return true
+	// log(1/(2n)) − log(Σ exp(−lse)/n), where Σ exp(−lse) = sum·exp(−least)
+	bias := least - math.Log(2*sum)
+	return func(int) float64 { return bias }, nil
 }

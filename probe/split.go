@@ -15,7 +15,7 @@ const (
 type split struct{ train, val Features }
 
 // splitsOf returns the splits on which the strength of L2 is chosen.
-func splitsOf(train, val Features, classes int) ([]split, HeldOut, error) {
+func splitsOf(train, val Features, o Options) ([]split, HeldOut, error) {
 	if val.Len() > 0 {
 		return []split{{train, val}}, Validation, nil
 	}
@@ -23,7 +23,7 @@ func splitsOf(train, val Features, classes int) ([]split, HeldOut, error) {
 	if train.Len() > foldImages {
 		parts, used, heldOut = tenths, 1, Tenth
 	}
-	dealt := deal(train.Labels, classes, parts)
+	dealt := o.Problem.deal(train.Labels, o.Classes, parts)
 	var out []split
 	for part := range used {
 		var in, held []int
@@ -39,34 +39,7 @@ func splitsOf(train, val Features, classes int) ([]split, HeldOut, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, "", fmt.Errorf("the strength of L2 needs held-out images, but each class has at most one training image; give validation images or more training images")
+		return nil, "", fmt.Errorf("the strength of L2 needs held-out images, but each training image is the only one of a class; give validation images or more training images")
 	}
 	return out, heldOut, nil
-}
-
-// deal returns the part of each image, 0 to parts-1. The images of each class are dealt to the
-// parts in turn, so the parts are stratified and differ by at most one image. Part -1 is in no
-// held-out part: the image is the only one of its class.
-func deal(labels []int32, classes, parts int) []int {
-	count := make([]int, classes)
-	for _, label := range labels {
-		count[label]++
-	}
-	next, from := make([]int, classes), 0
-	for class, n := range count {
-		next[class] = from
-		if n > 1 {
-			from += n
-		}
-	}
-	out := make([]int, len(labels))
-	for i, label := range labels {
-		if count[label] == 1 {
-			out[i] = -1
-			continue
-		}
-		out[i] = next[label] % parts
-		next[label]++
-	}
-	return out
 }
