@@ -17,7 +17,6 @@ import (
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/plan"
-	"github.com/sptune/spt/probe"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/recipe"
 	"github.com/sptune/spt/run"
@@ -97,10 +96,10 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	if err != nil {
 		return nil, nil, optionError(err)
 	}
-	if o.Probe && !t.classifies() {
-		report.Report(progress.Event{Stage: progress.Note, Item: fmt.Sprintf("the run has no linear probe, because a probe fits one label for each image and the objective is %s; the backbone keeps its image size, and the head starts from random values", t.objective.Name())})
+	if o.Probe && !t.probes() {
+		report.Report(progress.Event{Stage: progress.Note, Item: fmt.Sprintf("the run has no linear probe, because the objective %s has none; the backbone keeps its image size, and the head starts from random values", t.objective.Name())})
 	}
-	o.Probe = o.Probe && t.classifies() && o.FromDelta == ""
+	o.Probe = o.Probe && t.probes() && o.FromDelta == ""
 	// find options that cannot work before any costly work
 	if o.FromBlock > 0 && o.AutoAugment {
 		return nil, nil, optionError(option.Errorf("from-block", "training from block %d on computes the tokens that enter the block only once, so no augmentation can be compared; leave one of the two options out", o.FromBlock))
@@ -476,11 +475,11 @@ func (t *Task) chooseSize(ctx context.Context, o *run.TuneOptions, choices *Choi
 		if err != nil {
 			return nil, err
 		}
-		p, err := probe.Fit(ctx, in, val, probe.Options{Classes: len(t.data.Classes)})
+		_, e, err := at.fitProbe(ctx, in, val, o.Train)
 		if err != nil {
 			return nil, err
 		}
-		choices.Sizes = append(choices.Sizes, recipe.Size{Pixels: size, Accuracy: p.ValAccuracy, Loss: p.ValLoss, Forward: at.forward.Seconds()})
+		choices.Sizes = append(choices.Sizes, recipe.Size{Pixels: size, Accuracy: e.Accuracy, Loss: e.Loss, Forward: at.forward.Seconds()})
 	}
 	choose := recipe.Smallest
 	if o.Method == method.Linear {

@@ -53,36 +53,48 @@ func tune(t *testing.T, task *spt.Task, o run.TuneOptions, dir string) (*run.Res
 	return result, d
 }
 
+// probed holds a function for each kind of labels that returns a task with val validation images.
+var probed = map[string]func(t *testing.T, val int) *spt.Task{
+	"one label":      newTask,
+	"several labels": func(t *testing.T, val int) *spt.Task { return taskOf(t, colours.Labelled, val) },
+}
+
 // TestProbe checks the linear probe of a run, and that a training starts with its head: with a
-// learning rate near 0 the training has the accuracy of the probe.
+// learning rate near 0 the training has the figures of the probe.
 func TestProbe(t *testing.T) {
-	o := autoOptions(method.SPTLoRA)
-	o.Train.LR, o.Train.MinLR, o.Train.WarmupLR = 1e-9, 0, 0
-	dir := t.TempDir()
-	result, _ := tune(t, newTask(t, 9), o, dir)
-	p := result.Probe
-	if p == nil || result.ProbeTest == nil || p.L2 <= 0 || !(p.HeadScale > 0 && p.HeadScale <= 1) {
-		t.Fatalf("probe %+v, test %+v", p, result.ProbeTest)
-	}
-	if *result.Val != p.ValAccuracy || result.Test.Accuracy != result.ProbeTest.Accuracy {
-		t.Errorf("accuracies %v and %v, those of the probe are %v and %v", *result.Val, result.Test.Accuracy, p.ValAccuracy, result.ProbeTest.Accuracy)
-	}
-	// the folder of the probe is a delta that gives the same accuracy
-	d, err := delta.Load(string(run.Folder(dir).Probe()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	task := newTask(t, 9)
-	restored, err := spt.Restore(task.Model(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, _, err := task.Evaluate(t.Context(), restored, "test", task.Data().Test, nil)
-	if err != nil || e.Accuracy != result.ProbeTest.Accuracy {
-		t.Errorf("accuracy %v of the probe's delta (%v), expected %v", e.Accuracy, err, result.ProbeTest.Accuracy)
-	}
-	if d.Method != string(method.Linear) {
-		t.Errorf("method %s of the probe's delta", d.Method)
+	for name, newTask := range probed {
+		o := autoOptions(method.SPTLoRA)
+		o.Train.LR, o.Train.MinLR, o.Train.WarmupLR = 1e-9, 0, 0
+		dir := t.TempDir()
+		result, tuned := tune(t, newTask(t, 9), o, dir)
+		p := result.Probe
+		if p == nil || result.ProbeTest == nil || p.L2 <= 0 || !(p.HeadScale > 0 && p.HeadScale <= 1) {
+			t.Fatalf("%s: probe %+v, test %+v", name, p, result.ProbeTest)
+		}
+		if *result.Val != p.ValAccuracy || result.Test.Accuracy != result.ProbeTest.Accuracy {
+			t.Errorf("%s: accuracies %v and %v, those of the probe are %v and %v", name, *result.Val, result.Test.Accuracy, p.ValAccuracy, result.ProbeTest.Accuracy)
+		}
+		// the folder of the probe is a delta that gives the same accuracy
+		d, err := delta.Load(string(run.Folder(dir).Probe()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		task := newTask(t, 9)
+		restored, err := spt.Restore(task.Model(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, _, err := task.Evaluate(t.Context(), restored, "test", task.Data().Test, nil)
+		if err != nil || e.Accuracy != result.ProbeTest.Accuracy {
+			t.Errorf("%s: accuracy %v of the probe's delta (%v), expected %v", name, e.Accuracy, err, result.ProbeTest.Accuracy)
+		}
+		if d.Method != string(method.Linear) || len(d.Thresholds) != len(tuned.Thresholds) {
+			t.Errorf("%s: method %s and thresholds %v of the probe's delta", name, d.Method, d.Thresholds)
+		}
+		val, _, err := task.Evaluate(t.Context(), restored, "val", task.Data().Val, nil)
+		if err != nil || val.Accuracy != p.ValAccuracy || math.Abs(val.Loss-p.ValLoss) > 1e-5 {
+			t.Errorf("%s: validation accuracy %v and loss %v of the probe's delta (%v), expected %v and %v", name, val.Accuracy, val.Loss, err, p.ValAccuracy, p.ValLoss)
+		}
 	}
 }
 
@@ -110,20 +122,22 @@ func TestNoRefit(t *testing.T) {
 // TestLinearIsProbe checks that the probe replaces the training of the method linear, with and
 // without a final fit on the validation images too.
 func TestLinearIsProbe(t *testing.T) {
-	for _, noRefit := range []bool{true, false} {
-		o := autoOptions(method.Linear)
-		o.NoRefit = noRefit
-		dir := t.TempDir()
-		result, d := tune(t, newTask(t, 9), o, dir)
-		fitted, err := delta.Load(string(run.Folder(dir).Probe()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if same := reflect.DeepEqual(d.Tuned, fitted.Tuned); same != noRefit {
-			t.Errorf("no refit %t: the delta is the probe: %t", noRefit, same)
-		}
-		if len(result.Epochs) != 1 || *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil {
-			t.Errorf("no refit %t: %+v", noRefit, result)
+	for name, newTask := range probed {
+		for _, noRefit := range []bool{true, false} {
+			o := autoOptions(method.Linear)
+			o.NoRefit = noRefit
+			dir := t.TempDir()
+			result, d := tune(t, newTask(t, 9), o, dir)
+			fitted, err := delta.Load(string(run.Folder(dir).Probe()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if same := reflect.DeepEqual(d.Tuned, fitted.Tuned); same != noRefit {
+				t.Errorf("%s, no refit %t: the delta is the probe: %t", name, noRefit, same)
+			}
+			if len(result.Epochs) != 1 || *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil {
+				t.Errorf("%s, no refit %t: %+v", name, noRefit, result)
+			}
 		}
 	}
 }
@@ -131,83 +145,91 @@ func TestLinearIsProbe(t *testing.T) {
 // TestKeepsProbe checks that the recipe auto delivers the linear probe if a training destroys the
 // backbone, and that a run by another recipe does not.
 func TestKeepsProbe(t *testing.T) {
-	for _, recipe := range []string{run.RecipeAuto, run.RecipeVTAB} {
-		for _, noRefit := range []bool{true, false} {
-			o := autoOptions(method.SPTLoRA)
-			o.Recipe, o.NoRefit, o.Train.LR = recipe, noRefit, 10
-			dir := t.TempDir()
-			result, d := tune(t, newTask(t, 9), o, dir)
-			kept := recipe == run.RecipeAuto
-			if best := result.Candidates[0].ValAccuracy; best >= result.Probe.ValAccuracy {
-				t.Fatalf("validation accuracy %v of a training that should fail, probe %v", best, result.Probe.ValAccuracy)
-			}
-			if result.KeptProbe() != kept || (d.Method == string(method.Linear)) != kept || (result.Counts.Tuned() == 0) != kept {
-				t.Errorf("%s, no refit %t: result of %s, delta of %s, %d tuned parameters", recipe, noRefit, result.Method, d.Method, result.Counts.Tuned())
-			}
-			if !kept {
-				continue
-			}
-			fitted, err := delta.Load(string(run.Folder(dir).Probe()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if same := reflect.DeepEqual(d.Tuned, fitted.Tuned); same != noRefit {
-				t.Errorf("no refit %t: the delta is the probe in its folder: %t", noRefit, same)
-			}
-			if *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil {
-				t.Errorf("no refit %t: %+v", noRefit, result)
-			}
-			again, _ := tune(t, newTask(t, 9), o, dir) // the finished run is read
-			if !again.Finished.Equal(result.Finished) {
-				t.Errorf("no refit %t: the finished run was repeated", noRefit)
+	for name, newTask := range probed {
+		for _, recipe := range []string{run.RecipeAuto, run.RecipeVTAB} {
+			for _, noRefit := range []bool{true, false} {
+				o := autoOptions(method.SPTLoRA)
+				o.Recipe, o.NoRefit, o.Train.LR = recipe, noRefit, 10
+				dir := t.TempDir()
+				result, d := tune(t, newTask(t, 9), o, dir)
+				kept := recipe == run.RecipeAuto
+				if best := result.Candidates[0].ValAccuracy; best >= result.Probe.ValAccuracy {
+					t.Fatalf("%s: validation accuracy %v of a training that should fail, probe %v", name, best, result.Probe.ValAccuracy)
+				}
+				if result.KeptProbe() != kept || (d.Method == string(method.Linear)) != kept || (result.Counts.Tuned() == 0) != kept {
+					t.Errorf("%s, %s, no refit %t: result of %s, delta of %s, %d tuned parameters", name, recipe, noRefit, result.Method, d.Method, result.Counts.Tuned())
+				}
+				if !kept {
+					continue
+				}
+				fitted, err := delta.Load(string(run.Folder(dir).Probe()))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if same := reflect.DeepEqual(d.Tuned, fitted.Tuned); same != noRefit {
+					t.Errorf("%s, no refit %t: the delta is the probe in its folder: %t", name, noRefit, same)
+				}
+				if *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil {
+					t.Errorf("%s, no refit %t: %+v", name, noRefit, result)
+				}
+				again, _ := tune(t, newTask(t, 9), o, dir) // the finished run is read
+				if !again.Finished.Equal(result.Finished) {
+					t.Errorf("%s, no refit %t: the finished run was repeated", name, noRefit)
+				}
 			}
 		}
 	}
 }
 
-// TestResumeAuto stops a run with a probe, patience and no final training at every event, and
-// resumes it. The result has the same bits.
+// TestResumeAuto stops a run with a probe, patience and no final training at every event, with
+// several labels at some of them, and resumes it. The result has the same bits.
 func TestResumeAuto(t *testing.T) {
-	o := autoOptions(method.SPTLoRA)
-	o.Train.Patience = 1
-	want := t.TempDir()
-	expected, _ := tune(t, newTask(t, 9), o, want)
-	events := 0
-	for stop := 1; ; stop++ {
-		dir, seen := t.TempDir(), 0
-		ctx, cancel := context.WithCancel(t.Context())
-		_, err := newTask(t, 9).Tune(ctx, o, dir, func(e progress.Event) {
-			if e.Stage == progress.Images {
-				return
-			}
-			if seen++; seen == stop {
-				cancel()
-			}
-		})
-		cancel()
-		if err == nil {
-			events = stop
-			break
+	for name, newTask := range probed {
+		every := 1
+		if name != "one label" {
+			every = 6
 		}
-		if !errors.Is(err, context.Canceled) {
-			t.Fatal(err)
-		}
-		result, _ := tune(t, newTask(t, 9), o, dir)
-		for _, name := range []string{delta.TensorsName, filepath.Join("probe", delta.TensorsName)} {
-			got, err := os.ReadFile(filepath.Join(dir, name))
-			if err != nil {
+		o := autoOptions(method.SPTLoRA)
+		o.Train.Patience = 1
+		want := t.TempDir()
+		expected, _ := tune(t, newTask(t, 9), o, want)
+		events := 0
+		for stop := 1; ; stop += every {
+			dir, seen := t.TempDir(), 0
+			ctx, cancel := context.WithCancel(t.Context())
+			_, err := newTask(t, 9).Tune(ctx, o, dir, func(e progress.Event) {
+				if e.Stage == progress.Images {
+					return
+				}
+				if seen++; seen == stop {
+					cancel()
+				}
+			})
+			cancel()
+			if err == nil {
+				events = stop
+				break
+			}
+			if !errors.Is(err, context.Canceled) {
 				t.Fatal(err)
 			}
-			if was, _ := os.ReadFile(filepath.Join(want, name)); !bytes.Equal(got, was) {
-				t.Errorf("stopped at event %d: %s differs", stop, name)
+			result, _ := tune(t, newTask(t, 9), o, dir)
+			for _, file := range []string{delta.TensorsName, filepath.Join("probe", delta.TensorsName)} {
+				got, err := os.ReadFile(filepath.Join(dir, file))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if was, _ := os.ReadFile(filepath.Join(want, file)); !bytes.Equal(got, was) {
+					t.Errorf("%s, stopped at event %d: %s differs", name, stop, file)
+				}
+			}
+			if result.Test.Loss != expected.Test.Loss {
+				t.Errorf("%s, stopped at event %d: test loss %v, expected %v", name, stop, result.Test.Loss, expected.Test.Loss)
 			}
 		}
-		if result.Test.Loss != expected.Test.Loss {
-			t.Errorf("stopped at event %d: test loss %v, expected %v", stop, result.Test.Loss, expected.Test.Loss)
+		if events < 10 {
+			t.Errorf("%s: only %d events", name, events)
 		}
-	}
-	if events < 10 {
-		t.Errorf("only %d events", events)
 	}
 }
 

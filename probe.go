@@ -2,7 +2,6 @@ package spt
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -40,9 +39,51 @@ type fitted struct {
 	start checkpoint.StateDict
 }
 
-// classifies reports whether the objective of the task classifies images with one label each, as a
-// linear probe does.
-func (t *Task) classifies() bool { return t.objective.Name() == objective.SingleLabel.Name() }
+// probes reports whether a linear probe can fit the head of the task.
+func (t *Task) probes() bool {
+	_, ok := t.objective.(objective.Probed)
+	return ok
+}
+
+// probeOptions returns the options of the linear probe of a run with the training options o, for a
+// task that probes. The probe has the class weights of the training. Its validation images choose
+// the regularisation by the metric of the run if the metric ranks images, and else by the loss, as
+// probe.Fit does by itself.
+func (t *Task) probeOptions(o train.Options) (probe.Options, error) {
+	o, err := t.weighClasses(o)
+	if err != nil {
+		return probe.Options{}, err
+	}
+	out := probe.Options{Problem: t.objective.(objective.Probed).Problem(), Classes: len(t.data.Classes), ClassWeights: o.Weights()}
+	if o.Select.Ranks(t.objective, t.model.Config) {
+		out.Score = func(logits []float32, targets []int32) (float64, error) {
+			e, err := t.measure(logits, targets)
+			return o.Select.Value(e), err
+		}
+	}
+	return out, nil
+}
+
+// measure returns the metrics of predictions.
+func (t *Task) measure(logits []float32, targets []int32) (objective.Evaluation, error) {
+	m := t.objective.NewMetrics(t.model.Config)
+	err := m.Add(logits, targets)
+	return m.Evaluation(), err
+}
+
+// fitProbe fits a linear probe. It also returns the metrics of the held-out images.
+func (t *Task) fitProbe(ctx context.Context, in, val probe.Features, o train.Options) (*probe.Probe, objective.Evaluation, error) {
+	options, err := t.probeOptions(o)
+	if err != nil {
+		return nil, objective.Evaluation{}, err
+	}
+	p, err := probe.Fit(ctx, in, val, options)
+	if err != nil {
+		return nil, objective.Evaluation{}, err
+	}
+	e, err := t.measure(p.HeldOutLogits, p.HeldOutLabels)
+	return p, e, err
+}
 
 // frozen returns a predictor of the backbone without tuned parameters, with a new head. The caller
 // closes it.
@@ -68,7 +109,7 @@ func (t *Task) features(ctx context.Context, until time.Time, report progress.Fu
 	}
 	defer p.Close()
 	total := len(t.data.Train) + len(t.data.Val)
-	began, read := time.Now(), 0
+	began, read, targets := time.Now(), 0, objective.TargetSize(t.objective, t.model.Config)
 	add := func(images *train.Data, to *probe.Features) error {
 		values, labels, err := p.ReadFeatures(ctx, images, featureBatch, func(e progress.Event) {
 			e.Done, e.Total = e.Done+int64(read), int64(total)
@@ -77,11 +118,12 @@ func (t *Task) features(ctx context.Context, until time.Time, report progress.Fu
 		if err != nil {
 			return fmt.Errorf("computing the features of the images: %w", err)
 		}
-		if len(labels) != images.Len() {
-			return fmt.Errorf("computing the features of %d images: the backbone gives no feature vector for an image", images.Len())
+		n := images.Len()
+		if len(labels) != n*targets {
+			return fmt.Errorf("computing the features of %d images: the backbone gives no feature vector for an image", n)
 		}
-		to.Width, to.Values, to.Labels = len(values)/len(labels), append(to.Values, values...), append(to.Labels, labels...)
-		read += len(labels)
+		to.Width, to.Values, to.Labels = len(values)/n, append(to.Values, values...), append(to.Labels, labels...)
+		read += n
 		return nil
 	}
 	if until.IsZero() || t.forward > 0 && time.Until(until) > 2*t.forward*time.Duration(total) {
@@ -90,8 +132,8 @@ func (t *Task) features(ctx context.Context, until time.Time, report progress.Fu
 			return in, val, err
 		}
 		n := len(t.data.Train)
-		val = probe.Features{Width: in.Width, Values: in.Values[n*in.Width:], Labels: in.Labels[n:]}
-		in.Values, in.Labels = in.Values[:n*in.Width:n*in.Width], in.Labels[:n:n]
+		val = probe.Features{Width: in.Width, Values: in.Values[n*in.Width:], Labels: in.Labels[n*targets:]}
+		in.Values, in.Labels = in.Values[:n*in.Width:n*in.Width], in.Labels[:n*targets:n*targets]
 	} else {
 		if len(t.data.Val) > 0 {
 			err = add(t.images(t.eval, t.data.Val, nil), &val)
@@ -121,9 +163,9 @@ func shuffled(samples []dataset.Sample) []dataset.Sample {
 }
 
 // probe fits a linear probe on the training images and keeps it in folder, as a delta with a
-// result. The validation images choose its regularisation. If the folder holds a finished probe,
-// probe reads it. by is the metric that the run chooses by; until is as for features.
-func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Selection, until time.Time, report progress.Func) (*fitted, error) {
+// result. If the folder holds a finished probe, probe reads it. o holds the options of the training;
+// until is as for features.
+func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, until time.Time, report progress.Func) (*fitted, error) {
 	result, err := run.LoadResult[run.Candidate](folder)
 	if err != nil {
 		return nil, err
@@ -144,7 +186,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Select
 	if err != nil {
 		return nil, err
 	}
-	p, err := probe.Fit(ctx, in, val, probe.Options{Classes: len(t.data.Classes)})
+	p, held, err := t.fitProbe(ctx, in, val, o)
 	if err != nil {
 		return nil, err
 	}
@@ -156,16 +198,11 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Select
 	if err != nil {
 		return nil, err
 	}
-	result = &run.Candidate{Counts: trained.Tuning.Counts, ValAccuracy: p.ValAccuracy, ValLoss: p.ValLoss, L2: p.L2, HeadScale: head.Scale, Seconds: time.Since(began).Seconds()}
+	result = &run.Candidate{Counts: trained.Tuning.Counts, ValAccuracy: held.Accuracy, ValLoss: held.Loss, L2: p.L2, HeadScale: head.Scale, Seconds: time.Since(began).Seconds()}
 	if val.Len() > 0 {
-		logits, err := p.Logits(ctx, val.Values)
-		if err != nil {
-			return nil, err
-		}
 		predictions, sink := t.predictions(t.data.Val)
-		metrics := t.objective.NewMetrics(t.model.Config)
-		if err = errors.Join(sink(logits, val.Labels), metrics.Add(logits, val.Labels)); err == nil {
-			result.ValMetric = by.Stored(metrics.Evaluation())
+		result.ValMetric = o.Select.Stored(held)
+		if err = sink(p.HeldOutLogits, p.HeldOutLabels); err == nil {
 			err = validate(predictions, result)
 		}
 		if err != nil {
@@ -175,7 +212,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, by objective.Select
 	if err := os.MkdirAll(string(folder), 0o777); err != nil {
 		return nil, fmt.Errorf("making the folder of the linear probe: %w", err)
 	}
-	d := t.Delta(method.Linear, trained, nil, map[string]float64{"val_accuracy": p.ValAccuracy})
+	d := t.Delta(method.Linear, trained, nil, map[string]float64{"val_accuracy": result.ValAccuracy})
 	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
 	if err := d.Save(string(folder)); err != nil {
 		return nil, err
@@ -204,12 +241,17 @@ func (r *runner) trainedProbe(ctx context.Context, folder run.Folder, o TrainOpt
 		}
 	}
 	head := r.model.Config.Head()
-	p := &probe.Probe{Width: in.Width, Weight: r.probed.trained.Tuned[head+".weight"].Data, Bias: r.probed.trained.Tuned[head+".bias"].Data}
+	options, err := r.probeOptions(r.o.Train)
+	if err != nil {
+		return nil, err
+	}
+	p := &probe.Probe{Problem: options.Problem, Width: in.Width, Weight: r.probed.trained.Tuned[head+".weight"].Data, Bias: r.probed.trained.Tuned[head+".bias"].Data}
 	e := train.Epoch{Epoch: 1}
 	switch {
 	case o.WithVal:
 		in.Values, in.Labels = slices.Concat(in.Values, val.Values), slices.Concat(in.Labels, val.Labels)
-		if p, err = probe.Fit(ctx, in, probe.Features{}, probe.Options{Classes: len(r.data.Classes), L2s: []float64{r.probed.result.L2}}); err != nil {
+		options.L2s, options.Score = []float64{r.probed.result.L2}, nil
+		if p, err = probe.Fit(ctx, in, probe.Features{}, options); err != nil {
 			return nil, err
 		}
 	case val.Len() > 0:
@@ -251,7 +293,7 @@ func (r *runner) keepsProbe(chosen *run.Candidate) bool {
 func (r *runner) deliverProbe(ctx context.Context, result *run.Result) error {
 	p := r.probed.result
 	result.Method, result.Budget, result.LR = method.Linear, plan.Budget{}, 0
-	result.Val, result.Temperature, result.Metrics = &p.ValAccuracy, p.Temperature, p.Metrics
+	result.TakeValidation(p)
 	if !r.o.NoRefit {
 		result.TrainedOn = "train+val"
 	}

@@ -184,7 +184,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		if !r.deadline.IsZero() {
 			until = r.deadline.Add(-r.testTime())
 		}
-		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train.Select, until, r.report); err != nil {
+		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train, until, r.report); err != nil {
 			return nil, err
 		}
 	}
@@ -221,11 +221,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 				}
 			}
 		}
-		result.Val, result.Temperature, result.Thresholds = &validated.ValAccuracy, validated.Temperature, validated.Thresholds
-		// those of a test replace them
-		if validated.Metrics != nil || validated.LabelMetrics != nil {
-			result.Metrics, result.LabelMetrics, result.MetricsOf = validated.Metrics, validated.LabelMetrics, "val"
-		}
+		result.TakeValidation(validated)
 	}
 	result.Budget, result.LR, r.left = chosen.budget, chosen.lr, 1
 	switch {

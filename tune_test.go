@@ -33,9 +33,12 @@ var config = backbone.Config{ImageSize: 16, NumClasses: 3, NumHeads: 2, LayerNor
 
 // newTask returns a task with a tiny backbone and images whose class is their colour. val is the
 // number of validation images.
-func newTask(t *testing.T, val int) *spt.Task {
+func newTask(t *testing.T, val int) *spt.Task { return taskOf(t, colours.Samples, val) }
+
+// taskOf is newTask for other images of three colours.
+func taskOf(t *testing.T, samples func(n, size, salt int) []dataset.Sample, val int) *spt.Task {
 	t.Helper()
-	data, err := dataset.New("colours", []string{"red", "green", "blue"}, colours.Samples(36, 16, 0), colours.Samples(val, 16, 7), colours.Samples(12, 16, 13))
+	data, err := dataset.New("colours", []string{"red", "green", "blue"}, samples(36, 16, 0), samples(val, 16, 7), samples(12, 16, 13))
 	if err != nil {
 		t.Fatal(err)
 	}

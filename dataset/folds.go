@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/internal/labelsplit"
+	"github.com/sptune/spt/internal/option"
 )
 
 // Folds returns the k data sets of a cross-validation. The images are divided into k folds, each of

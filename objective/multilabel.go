@@ -10,12 +10,13 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/evaluate"
+	"github.com/sptune/spt/probe"
 )
 
 // MultiLabel is the objective for images with any number of labels each. Its loss is the binary
 // cross-entropy of a sigmoid for each label, averaged over labels and images, as BCEWithLogitsLoss
 // of PyTorch. Its accuracy is the mean average precision of the labels; see evaluate.LabelMetrics.
-// It reads the targets dataset.Labels and dataset.Class. MultiLabel is a [PerImage].
+// It reads the targets dataset.Labels and dataset.Class. MultiLabel is a [PerImage] and a [Probed].
 var MultiLabel Objective = multiLabel{}
 
 type multiLabel struct{ Pooled }
@@ -68,6 +69,8 @@ func (multiLabel) Correct(logits, targets *Node) *Node {
 	present := ConvertDType(GreaterThan(logits, ZerosLike(logits)), dtypes.Int32)
 	return ReduceMean(ConvertDType(Equal(present, targets), dtypes.Float32), 1)
 }
+
+func (multiLabel) Problem() probe.Problem { return probe.SeveralLabels }
 
 func (multiLabel) NewMetrics(c backbone.Config) Metrics {
 	return &multiLabelMetrics{classes: c.NumClasses, labels: make([]labelCount, c.NumClasses)}

@@ -22,6 +22,7 @@ import (
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/probe"
 )
 
 // Objective encodes targets and computes the loss and the metrics of a task. An Objective has no
@@ -77,6 +78,14 @@ type LossOptions struct {
 	// several labels, it is the factor for the loss of a label that an image has, pos_weight in
 	// PyTorch. Nil means 1 for all classes.
 	ClassWeights []float32
+}
+
+// Probed is an Objective with a linear head on one feature vector, such as [Pooled], that package
+// probe can fit to cached features.
+type Probed interface {
+	Objective
+	// Problem returns the problem whose labels are the encoded targets, and whose loss is Loss.
+	Problem() probe.Problem
 }
 
 // CheckPerImage returns an error if o is no [PerImage]. what names the option that needs it, such

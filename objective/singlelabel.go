@@ -10,11 +10,12 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/dataset"
+	"github.com/sptune/spt/probe"
 )
 
 // SingleLabel is the objective for images with one label each. Its loss is the softmax
 // cross-entropy. Its accuracy is the share of images whose largest logit is the logit of the label.
-// SingleLabel is a [PerImage].
+// SingleLabel is a [PerImage] and a [Probed].
 var SingleLabel Objective = singleLabel{}
 
 type singleLabel struct{ Pooled }
@@ -63,6 +64,8 @@ func (singleLabel) Losses(logits, labels *Node, o LossOptions) *Node {
 func (singleLabel) Correct(logits, labels *Node) *Node {
 	return ConvertDType(Equal(ArgMax(logits, 1, dtypes.Int32), labels), dtypes.Float32)
 }
+
+func (singleLabel) Problem() probe.Problem { return probe.OneLabel }
 
 func (singleLabel) NewMetrics(c backbone.Config) Metrics {
 	return &singleLabelMetrics{classes: make([]ClassCount, c.NumClasses)}

@@ -80,7 +80,8 @@ func Budget(parameters int) plan.Budget {
 type Size struct {
 	// Pixels is the side of the square input of the backbone.
 	Pixels int `json:"pixels"`
-	// Accuracy and Loss are those of a linear probe on the validation images.
+	// Accuracy and Loss are those of a linear probe on the validation images; see
+	// objective.Evaluation.
 	Accuracy float64 `json:"accuracy"`
 	Loss     float64 `json:"loss"`
 	// Forward is the time of the forward pass of an image, in seconds.

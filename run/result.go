@@ -133,6 +133,15 @@ type Result struct {
 	Skipped int `json:"skipped_images,omitempty"`
 }
 
+// TakeValidation sets the results on the validation images to those of c, the candidate that becomes
+// the result. The metrics of a test replace its metrics.
+func (r *Result) TakeValidation(c *Candidate) {
+	r.Val, r.Temperature, r.Thresholds = &c.ValAccuracy, c.Temperature, c.Thresholds
+	if c.Metrics != nil || c.LabelMetrics != nil {
+		r.Metrics, r.LabelMetrics, r.MetricsOf = c.Metrics, c.LabelMetrics, "val"
+	}
+}
+
 // KeptProbe reports whether the delta of a run by the recipe auto is its linear probe, because it
 // was better on the validation images than every candidate.
 func (r *Result) KeptProbe() bool {

@@ -84,6 +84,14 @@ func (o Options) CheckObjective(loss objective.Objective, c backbone.Config) err
 	return o.Select.Check(loss, c)
 }
 
+// Weights returns the weights of the classes in the loss, or nil without weights.
+func (o Options) Weights() []float64 {
+	if !o.weighted() {
+		return nil
+	}
+	return o.ClassWeightValues
+}
+
 // weighted reports whether the options ask for weights of classes.
 func (o Options) weighted() bool {
 	return o.ClassWeights != NoWeights && (o.ClassWeights != "" || o.ClassWeightValues != nil)
@@ -92,10 +100,8 @@ func (o Options) weighted() bool {
 // lossOptions returns the options of the loss.
 func (o Options) lossOptions() objective.LossOptions {
 	l := objective.LossOptions{Smoothing: o.LabelSmoothing}
-	if o.weighted() {
-		for _, w := range o.ClassWeightValues {
-			l.ClassWeights = append(l.ClassWeights, float32(w))
-		}
+	for _, w := range o.Weights() {
+		l.ClassWeights = append(l.ClassWeights, float32(w))
 	}
 	return l
 }

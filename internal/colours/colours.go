@@ -1,6 +1,7 @@
 // Package colours generates a small synthetic task for tests of fine-tuning. [Samples] returns
 // images whose class is their brightest colour channel, and [Model] returns a backbone with fixed
-// weights. [Noise] returns random images with random classes. Only tests import this package.
+// weights. [Labelled] returns images whose labels are their bright channels. [Noise] returns random
+// images with random classes. Only tests import this package.
 package colours
 
 import (
@@ -31,6 +32,28 @@ func Samples(n, size, salt int) []dataset.Sample {
 	var out []dataset.Sample
 	for i := range n {
 		out = append(out, dataset.Sample{Image: &dataset.RGB{Width: size, Height: size, Pix: Pixels(i, size, salt)}, Target: dataset.Class(i % 3)})
+	}
+	return out
+}
+
+// Labelled returns the images 0 to n-1 with the labels 0 to 2. Image i has label c, and its channel c
+// is bright, if bit c of i is set. A different salt gives different images of the same labels.
+func Labelled(n, size, salt int) []dataset.Sample {
+	var out []dataset.Sample
+	for i := range n {
+		pix, labels := make([]uint8, size*size*3), dataset.Labels{}
+		for k := range pix {
+			pix[k] = uint8(40 + (i*31+k*17+salt)%60)
+			if i>>(k%3)&1 == 1 {
+				pix[k] += 140
+			}
+		}
+		for c := range 3 {
+			if i>>c&1 == 1 {
+				labels = append(labels, c)
+			}
+		}
+		out = append(out, dataset.Sample{Image: &dataset.RGB{Width: size, Height: size, Pix: pix}, Target: labels})
 	}
 	return out
 }

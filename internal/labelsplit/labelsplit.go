@@ -1,5 +1,5 @@
-// Package labelsplit divides images with any number of labels into parts that have equal shares of each
-// label. Begin with [Parts].
+// Package labelsplit divides images with any number of labels into parts that have equal shares of
+// each label. Begin with [Parts].
 package labelsplit
 
 import (
