@@ -46,29 +46,13 @@ func (t *Task) probes() bool {
 }
 
 // probeOptions returns the options of the linear probe of a run with the training options o, for a
-// task that probes. The probe has the class weights of the training. Its validation images choose
-// the regularisation by the metric of the run if the metric ranks images, and else by the loss, as
-// probe.Fit does by itself.
+// task that probes. The probe has the class weights of the training.
 func (t *Task) probeOptions(o train.Options) (probe.Options, error) {
 	o, err := t.weighClasses(o)
 	if err != nil {
 		return probe.Options{}, err
 	}
-	out := probe.Options{Problem: t.objective.(objective.Probed).Problem(), Classes: len(t.data.Classes), ClassWeights: o.Weights()}
-	if o.Select.Ranks(t.objective, t.model.Config) {
-		out.Score = func(logits []float32, targets []int32) (float64, error) {
-			e, err := t.measure(logits, targets)
-			return o.Select.Value(e), err
-		}
-	}
-	return out, nil
-}
-
-// measure returns the metrics of predictions.
-func (t *Task) measure(logits []float32, targets []int32) (objective.Evaluation, error) {
-	m := t.objective.NewMetrics(t.model.Config)
-	err := m.Add(logits, targets)
-	return m.Evaluation(), err
+	return probe.Options{Problem: t.objective.(objective.Probed).Problem(), Classes: len(t.data.Classes), ClassWeights: o.Weights()}, nil
 }
 
 // fitProbe fits a linear probe. It also returns the metrics of the held-out images.
@@ -81,8 +65,9 @@ func (t *Task) fitProbe(ctx context.Context, in, val probe.Features, o train.Opt
 	if err != nil {
 		return nil, objective.Evaluation{}, err
 	}
-	e, err := t.measure(p.HeldOutLogits, p.HeldOutLabels)
-	return p, e, err
+	metrics := t.objective.NewMetrics(t.model.Config)
+	err = metrics.Add(p.HeldOutLogits, p.HeldOutLabels)
+	return p, metrics.Evaluation(), err
 }
 
 // frozen returns a predictor of the backbone without tuned parameters, with a new head. The caller
@@ -250,7 +235,7 @@ func (r *runner) trainedProbe(ctx context.Context, folder run.Folder, o TrainOpt
 	switch {
 	case o.WithVal:
 		in.Values, in.Labels = slices.Concat(in.Values, val.Values), slices.Concat(in.Labels, val.Labels)
-		options.L2s, options.Score = []float64{r.probed.result.L2}, nil
+		options.L2s = []float64{r.probed.result.L2}
 		if p, err = probe.Fit(ctx, in, probe.Features{}, options); err != nil {
 			return nil, err
 		}

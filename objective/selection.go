@@ -65,14 +65,6 @@ func (s Selection) Check(o Objective, c backbone.Config) error {
 	return nil
 }
 
-// Ranks reports whether the metric of the objective o on the backbone c depends on the order of the
-// images by their logits, as average precision does, and not on counts of right predictions. Such a
-// metric has hardly any ties.
-func (s Selection) Ranks(o Objective, c backbone.Config) bool {
-	_, ranked := o.NewMetrics(c).Evaluation().Metrics[mapMetric]
-	return ranked && cmp.Or(s, ByMAP) == ByMAP
-}
-
 // derived reports whether the metric is neither the accuracy nor the loss of an evaluation.
 func (s Selection) derived() bool { return s == ByBalanced || s == ByMacroF1 }
 

@@ -457,31 +457,6 @@ func TestFewLabels(t *testing.T) {
 	}
 }
 
-// TestScore checks that Score chooses the strength, and sees the predictions and labels of the
-// held-out images.
-func TestScore(t *testing.T) {
-	train, val := syntheticOf(SeveralLabels, 100, 30, 4, 0.3, 1), syntheticOf(SeveralLabels, 200, 30, 4, 0.3, 2)
-	calls := 0
-	o := Options{Problem: SeveralLabels, Classes: 4, Score: func(logits []float32, labels []int32) (float64, error) {
-		if calls++; len(logits) != 800 || !reflect.DeepEqual(labels, val.Labels) {
-			return 0, errors.New("other images")
-		}
-		return float64(2 - (calls-2)*(calls-2)), nil
-	}}
-	p := mustFit(t, train, val, o)
-	if len(p.Tried) != 5 || p.L2 != p.Tried[1].L2 || p.ValScore != 2 || p.Tried[3].ValScore != -2 {
-		t.Errorf("chosen %+v of %+v", p.Try, p.Tried)
-	}
-	logits, err := p.Logits(t.Context(), val.Values)
-	if err != nil || !reflect.DeepEqual(logits, p.HeldOutLogits) {
-		t.Errorf("the probe predicts the held-out images in another way; error %v", err)
-	}
-	o.Score = func([]float32, []int32) (float64, error) { return 0, errors.New("no score") }
-	if _, err := Fit(t.Context(), train, val, o); err == nil || !strings.Contains(err.Error(), "no score") {
-		t.Errorf("error %v", err)
-	}
-}
-
 // TestSplit checks that folds are stratified, cover all images once, and keep a class with one
 // image for training.
 func TestSplit(t *testing.T) {
@@ -541,6 +516,9 @@ func TestTried(t *testing.T) {
 	}
 	if accuracy, loss, err := p.Evaluate(t.Context(), val); err != nil || accuracy != p.ValAccuracy || loss != p.ValLoss {
 		t.Errorf("the probe has accuracy %g and loss %g, error %v; its figures are %+v", accuracy, loss, err, p.Try)
+	}
+	if logits, err := p.Logits(t.Context(), val.Values); err != nil || !reflect.DeepEqual(logits, p.HeldOutLogits) || !reflect.DeepEqual(val.Labels, p.HeldOutLabels) {
+		t.Errorf("the held-out predictions are not those of the probe; error %v", err)
 	}
 	if q := mustFit(t, train, val, Options{Classes: 4, L2s: []float64{1e-3, 1, 0.1, 0.1}}); len(q.Tried) != 3 || q.Tried[0].L2 != 1 {
 		t.Errorf("tried %+v for three strengths", q.Tried)
