@@ -389,7 +389,7 @@ func TestPrepare(t *testing.T) {
 }
 
 // TestImageSize checks that the recipe auto compares image sizes for small images, and takes a size
-// that the probe allows.
+// that the probe allows, with one label and with several.
 func TestImageSize(t *testing.T) {
 	c := backbone.Config{ImageSize: 224, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 32, EmbedDim: 16, Depth: 1, HiddenDim: 32}}
@@ -398,12 +398,15 @@ func TestImageSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	const side = 100
+	table := "path,label\n"
 	for i, s := range colours.Samples(30, side, 0) {
 		m := image.NewRGBA(image.Rect(0, 0, side, side))
 		for k := range side * side {
 			copy(m.Pix[4*k:], append(slices.Clone(s.Image.Pix[3*k:3*k+3]), 255))
 		}
-		path := filepath.Join(photos, []string{"red", "green", "blue"}[i%3], fmt.Sprintf("%d.png", i))
+		name := filepath.Join([]string{"red", "green", "blue"}[i%3], fmt.Sprintf("%d.png", i))
+		table += name + "," + []string{"red", "green|cold", "blue|cold"}[i%3] + "\n"
+		path := filepath.Join(photos, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 			t.Fatal(err)
 		}
@@ -415,8 +418,16 @@ func TestImageSize(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, given := range []int{0, 224} {
-		config := run.Config{Model: run.ModelConfig{Path: model, NumHeads: 2, ImageSize: given}, Data: run.DataConfig{Path: photos}, Tune: run.RecipeOptions(lookup(t, method.LoRA), run.RecipeAuto)}
+	list := filepath.Join(photos, "list.csv")
+	if err := os.WriteFile(list, []byte(table), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	folders, several := run.DataConfig{Path: photos, Layout: "imagefolder"}, run.DataConfig{Path: list, LabelDelimiter: "|"}
+	for _, given := range []struct {
+		data run.DataConfig
+		size int
+	}{{folders, 0}, {folders, 224}, {several, 0}} {
+		config := run.Config{Model: run.ModelConfig{Path: model, NumHeads: 2, ImageSize: given.size}, Data: given.data, Tune: run.RecipeOptions(lookup(t, method.LoRA), run.RecipeAuto)}
 		config.Tune.Train.Epochs = 1
 		task, err := spt.Open(t.Context(), &config, nil)
 		if err != nil {
@@ -432,11 +443,11 @@ func TestImageSize(t *testing.T) {
 		}
 		// a probe on these colours is right at every size, so the smallest size wins
 		want, tried := 128, []int{224, 128}
-		if given > 0 {
+		if given.size > 0 {
 			want, tried = 224, nil
 		}
 		if choices.Side != side || !slices.Equal(sizes, tried) || task.Model().Config.ImageSize != want || config.Model.ImageSize != want {
-			t.Errorf("image size %d given: side %d, tried %v, chose %d; expected %v and %d", given, choices.Side, sizes, task.Model().Config.ImageSize, tried, want)
+			t.Errorf("image size %d of %s given: side %d, tried %v, chose %d; expected %v and %d", given.size, given.data.Path, choices.Side, sizes, task.Model().Config.ImageSize, tried, want)
 		}
 		if _, err := task.Tune(t.Context(), config.Tune, filepath.Join(t.TempDir(), "run"), nil); err != nil {
 			t.Error(err)

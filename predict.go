@@ -213,10 +213,12 @@ func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK i
 		return nil, err
 	}
 	if c.SeveralLabels {
+		p := evaluate.LabelPredictions{Classes: c.Classes}
+		if err := p.Add(read, make([]int32, len(logits)), logits); err != nil { // no target is known
+			return nil, err
+		}
 		for row, i := range good {
-			if err := c.addLabels(&out[i], logits[row*len(c.Classes):(row+1)*len(c.Classes)], topK); err != nil {
-				return nil, err
-			}
+			c.addLabels(&out[i], logits[row*len(c.Classes):(row+1)*len(c.Classes)], topK)
 		}
 		return out, nil
 	}
@@ -236,12 +238,7 @@ func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK i
 
 // addLabels adds the labels of an image and the topK most probable ones. logits are those of the
 // image, one for each label.
-func (c *Classifier) addLabels(p *Prediction, logits []float32, topK int) error {
-	for class, v := range logits {
-		if v-v != 0 {
-			return fmt.Errorf("image %s has logit %v for label %s, expected a finite number; check whether the training has diverged", p.Path, v, c.Classes[class])
-		}
-	}
+func (c *Classifier) addLabels(p *Prediction, logits []float32, topK int) {
 	named := func(l evaluate.LabelProbability) Probability {
 		return Probability{c.Classes[l.Class], l.Class, l.Probability, l.Threshold}
 	}
@@ -261,7 +258,6 @@ func (c *Classifier) addLabels(p *Prediction, logits []float32, topK int) error 
 		}
 		p.Top = append(p.Top, named(l))
 	}
-	return nil
 }
 
 // logits returns the logits of n images, [n, classes] row-major. pixels is [n, Size, Size, 3].

@@ -59,31 +59,18 @@ func (p *LabelPredictions) Len() int { return len(p.Paths) }
 // Numbers of values that do not fit, a target other than 0 and 1, and a logit that is not finite
 // are errors. Add adds no image if it returns an error.
 func (p *LabelPredictions) Add(paths []string, targets []int32, logits []float32) error {
-	added := LabelPredictions{p.Classes, paths, targets, logits}
-	if err := added.check(); err != nil {
-		return fmt.Errorf("adding predictions: %w", err)
-	}
-	p.Paths = append(p.Paths, paths...)
-	p.Targets = append(p.Targets, targets...)
-	p.Logits = append(p.Logits, logits...)
-	return nil
+	return (*stored)(p).add(paths, targets, logits, func(s *stored) error { return (*LabelPredictions)(s).check() })
 }
 
 // check returns an error if the fields of p do not fit together.
 func (p *LabelPredictions) check() error {
-	classes, images := len(p.Classes), len(p.Paths)
-	switch {
-	case classes == 0:
-		return fmt.Errorf("found no labels; set the names of the labels first")
-	case len(p.Targets) != images*classes || len(p.Logits) != images*classes:
-		return fmt.Errorf("found %d targets and %d logits for %d images, expected %d: one for each of the %d labels of each image", len(p.Targets), len(p.Logits), images, images*classes, classes)
+	classes := len(p.Classes)
+	if err := (*stored)(p).check(classes); err != nil {
+		return err
 	}
 	for i, t := range p.Targets {
 		if t != 0 && t != 1 {
 			return fmt.Errorf("image %s has target %d for label %s, expected 0 or 1", p.Paths[i/classes], t, p.Classes[i%classes])
-		}
-		if v := p.Logits[i]; v-v != 0 {
-			return fmt.Errorf("image %s has logit %v for label %s, expected a finite number; check whether the training has diverged", p.Paths[i/classes], v, p.Classes[i%classes])
 		}
 	}
 	return nil

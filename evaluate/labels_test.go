@@ -189,8 +189,8 @@ func TestLabelPredictionErrors(t *testing.T) {
 	for want, add := range map[string]func() error{
 		"found 1 targets":                    func() error { return p.Add([]string{"x"}, []int32{1}, []float32{0, 0}) },
 		"has target 2 for label b":           func() error { return p.Add([]string{"x"}, []int32{1, 2}, []float32{0, 0}) },
-		"logit NaN for label a":              func() error { return p.Add([]string{"x"}, []int32{1, 0}, []float32{float32(math.NaN()), 0}) },
-		"found no labels":                    func() error { return (&LabelPredictions{}).Add([]string{"x"}, nil, nil) },
+		"logit NaN for class a":              func() error { return p.Add([]string{"x"}, []int32{1, 0}, []float32{float32(math.NaN()), 0}) },
+		"found no classes":                   func() error { return (&LabelPredictions{}).Add([]string{"x"}, nil, nil) },
 		"found no images":                    func() error { _, err := p.Metrics(nil); return err },
 		"found 1 thresholds for 2 labels":    func() error { return CheckThresholds([]float64{1}, 2) },
 		"threshold 1 is NaN":                 func() error { return CheckThresholds([]float64{1, math.NaN()}, 2) },

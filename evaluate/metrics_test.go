@@ -324,8 +324,8 @@ func TestAddErrors(t *testing.T) {
 		want    string
 	}{
 		{nil, nil, nil, nil, "found no classes"},
-		{[]string{"x", "y"}, []string{"a"}, []int32{0, 1}, make([]float32, 4), "found 1 paths and 2 targets"},
-		{[]string{"x", "y"}, []string{"a"}, []int32{0}, make([]float32, 3), "found 3 logits for 1 images, expected 2"},
+		{[]string{"x", "y"}, []string{"a"}, []int32{0, 1}, make([]float32, 4), "found 2 targets and 4 logits for 1 images, expected 1 and 2: 1 and 2 for each image"},
+		{[]string{"x", "y"}, []string{"a"}, []int32{0}, make([]float32, 3), "found 1 targets and 3 logits for 1 images"},
 		{[]string{"x", "y"}, []string{"a"}, []int32{2}, make([]float32, 2), "image a has target 2, expected 0 to 1"},
 		{[]string{"x", "y"}, []string{"a"}, []int32{-2}, make([]float32, 2), "image a has target -2"},
 		{[]string{"x", "y"}, []string{"a", "b"}, []int32{0, 1}, []float32{0, 0, 0, nan}, "image b has logit NaN for class y"},

@@ -30,42 +30,62 @@ type Predictions struct {
 	Logits  []float32 // [N, C], row-major
 }
 
+// stored has the fields of Predictions and of LabelPredictions. Targets holds the same number of
+// values for each image.
+type stored struct {
+	Classes []string
+	Paths   []string
+	Targets []int32
+	Logits  []float32
+}
+
+// add adds images. check returns an error for added images that do not fit.
+func (s *stored) add(paths []string, targets []int32, logits []float32, check func(*stored) error) error {
+	if err := check(&stored{s.Classes, paths, targets, logits}); err != nil {
+		return fmt.Errorf("adding predictions: %w", err)
+	}
+	s.Paths = append(s.Paths, paths...)
+	s.Targets = append(s.Targets, targets...)
+	s.Logits = append(s.Logits, logits...)
+	return nil
+}
+
+// check returns an error if the fields do not fit together, or if a logit is not finite. each is
+// the number of targets of an image.
+func (s *stored) check(each int) error {
+	classes, images := len(s.Classes), len(s.Paths)
+	switch {
+	case classes == 0:
+		return fmt.Errorf("found no classes; set the names of the classes first")
+	case len(s.Targets) != images*each || len(s.Logits) != images*classes:
+		return fmt.Errorf("found %d targets and %d logits for %d images, expected %d and %d: %d and %d for each image", len(s.Targets), len(s.Logits), images, images*each, images*classes, each, classes)
+	}
+	for i, v := range s.Logits {
+		if v-v != 0 {
+			return fmt.Errorf("image %s has logit %v for class %s, expected a finite number; check whether the training has diverged", s.Paths[i/classes], v, s.Classes[i%classes])
+		}
+	}
+	return nil
+}
+
 // Len returns the number of images.
-func (p *Predictions) Len() int { return len(p.Targets) }
+func (p *Predictions) Len() int { return len(p.Paths) }
 
 // Add adds images: their paths, their targets and their logits [len(paths), C], row-major. Numbers
 // of values that do not fit, a target outside of the classes and a logit that is not finite are
 // errors. Add adds no image if it returns an error.
 func (p *Predictions) Add(paths []string, targets []int32, logits []float32) error {
-	added := Predictions{p.Classes, paths, targets, logits}
-	if err := added.check(); err != nil {
-		return fmt.Errorf("adding predictions: %w", err)
-	}
-	p.Paths = append(p.Paths, paths...)
-	p.Targets = append(p.Targets, targets...)
-	p.Logits = append(p.Logits, logits...)
-	return nil
+	return (*stored)(p).add(paths, targets, logits, func(s *stored) error { return (*Predictions)(s).check() })
 }
 
 // check returns an error if the fields of p do not fit together.
 func (p *Predictions) check() error {
-	classes, images := len(p.Classes), len(p.Targets)
-	switch {
-	case classes == 0:
-		return fmt.Errorf("found no classes; set the names of the classes first")
-	case len(p.Paths) != images:
-		return fmt.Errorf("found %d paths and %d targets, expected one of each for every image", len(p.Paths), images)
-	case len(p.Logits) != images*classes:
-		return fmt.Errorf("found %d logits for %d images, expected %d: one for each of the %d classes of each image", len(p.Logits), images, images*classes, classes)
+	if err := (*stored)(p).check(1); err != nil {
+		return err
 	}
 	for i, target := range p.Targets {
-		if target != Unknown && (target < 0 || int(target) >= classes) {
-			return fmt.Errorf("image %s has target %d, expected 0 to %d, or %d if the target is unknown", p.Paths[i], target, classes-1, Unknown)
-		}
-	}
-	for i, v := range p.Logits {
-		if v-v != 0 {
-			return fmt.Errorf("image %s has logit %v for class %s, expected a finite number; check whether the training has diverged", p.Paths[i/classes], v, p.Classes[i%classes])
+		if target != Unknown && (target < 0 || int(target) >= len(p.Classes)) {
+			return fmt.Errorf("image %s has target %d, expected 0 to %d, or %d if the target is unknown", p.Paths[i], target, len(p.Classes)-1, Unknown)
 		}
 	}
 	return nil

@@ -346,7 +346,7 @@ func TestWriteErrors(t *testing.T) {
 		t.Errorf("an infinite temperature: %v", err)
 	}
 	p.Logits = p.Logits[1:]
-	if err := p.Write(filepath.Join(dir, "x.csv"), WriteOptions{}); err == nil || !strings.Contains(err.Error(), "found 5 logits") {
+	if err := p.Write(filepath.Join(dir, "x.csv"), WriteOptions{}); err == nil || !strings.Contains(err.Error(), " and 5 logits") {
 		t.Errorf("too few logits: %v", err)
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 0 {
