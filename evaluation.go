@@ -15,7 +15,7 @@ import (
 // KeptClasses is the number of classes of each image that the predictions of a run folder keep.
 const KeptClasses = 5
 
-// calibrationImages is the smallest number of validation images that a temperature is fitted to.
+// calibrationImages is the smallest number of validation images that a calibration is fitted to.
 const calibrationImages = 50
 
 // Predicted holds the predictions of a split. One of its fields is set, by the kind of objective.
@@ -81,18 +81,20 @@ func keep(p *Predicted, folder run.Folder) error {
 }
 
 // validate sets the metrics of a candidate to those of predictions of the validation images, and
-// also the temperature that calibrates them or the thresholds of the labels. Without predictions it
-// sets nothing.
+// also its Posthoc. Without predictions it sets nothing. o holds the options of the training.
 //
-// The temperature is zero, which means unknown, for fewer than calibrationImages images, which say
-// too little. It is also zero at a bound of evaluate.Predictions: then all predictions are right,
-// or the logits say too little, and no temperature fits.
-func validate(p *Predicted, c *run.Candidate) (err error) {
+// There is no calibration for fewer than calibrationImages images, which say too little. There is
+// no temperature at a bound of evaluate.Predictions either: then all predictions are right, or the
+// logits say too little, and no temperature fits.
+func validate(p *Predicted, o train.Options, c *run.Candidate) (err error) {
 	switch {
 	case p.Empty():
 		return nil
 	case p.Several != nil:
 		c.Thresholds = p.Several.Thresholds()
+		if p.Several.Len() >= calibrationImages {
+			c.LabelCalibration = p.Several.Calibration(o.Weights())
+		}
 		c.LabelMetrics, err = p.Several.Metrics(c.Thresholds)
 		return err
 	}
@@ -108,27 +110,25 @@ func validate(p *Predicted, c *run.Candidate) (err error) {
 
 // listed returns a candidate as the list of a result holds it, without what its folder has.
 func listed(c run.Candidate) run.Candidate {
-	c.Metrics, c.LabelMetrics, c.Thresholds = nil, nil, nil
+	c.Metrics, c.LabelMetrics, c.Thresholds, c.LabelCalibration = nil, nil, nil, nil
 	return c
 }
 
-// setMetrics sets the metrics of a result to those of predictions of a split. The temperature and
-// the thresholds of the result are set.
+// setMetrics sets the metrics of a result to those of predictions of a split. The Posthoc of the
+// result is set.
 func setMetrics(p *Predicted, split string, result *run.Result) (err error) {
 	if p.Empty() {
 		return nil
 	}
 	result.MetricsOf = split
 	if p.Several != nil {
-		result.LabelMetrics, err = p.Several.Metrics(result.Thresholds)
+		if result.LabelMetrics, err = p.Several.Metrics(result.Thresholds); err == nil {
+			result.Calibrated, err = run.CalibratedLabels(p.Several, result.LabelCalibration)
+		}
 		return err
 	}
-	if result.Metrics, err = p.Single.Metrics(1); err != nil || result.Temperature == 0 {
-		return err
-	}
-	m, err := p.Single.Metrics(result.Temperature)
-	if err == nil {
-		result.Calibrated = &run.Calibrated{LogLoss: m.LogLoss, Calibration: m.Calibration}
+	if result.Metrics, err = p.Single.Metrics(1); err == nil {
+		result.Calibrated, err = run.CalibratedClasses(p.Single, result.Temperature)
 	}
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"math"
 	"math/rand/v2"
 	"slices"
 
@@ -61,17 +60,15 @@ type Classifier struct {
 	// Transform resizes an image to the input size of the backbone. With TestFlip, a prediction is
 	// that of the mean of the logits of an image and its mirror image.
 	Transform dataset.Transform
-	// Temperature divides the logits before the softmax. The temperature of the delta calibrates
-	// the probabilities; see delta.Delta.Temperature. No temperature changes the order of the
-	// classes. 0 means 1, which keeps the probabilities of the model.
-	Temperature float64
+	// Posthoc says how probabilities and labels follow from the logits. That of the delta
+	// calibrates the probabilities and has the thresholds of the labels; see delta.Delta. The zero
+	// value keeps the probabilities of the model, with evaluate.DefaultThreshold for all labels. No
+	// temperature changes the order of the classes, and no calibration the predicted labels.
+	evaluate.Posthoc
 	// RejectBelow is the probability of the most probable class, from 0 to below 1, below which an
 	// image is unknown. The probability depends on Temperature. Default: 0, and no image is
 	// unknown.
 	RejectBelow float64
-	// Thresholds holds the probability from which each label is predicted, if an image may have
-	// several labels; see delta.Delta.Thresholds. Nil means evaluate.DefaultThreshold for all.
-	Thresholds []float64
 	// SeveralLabels reports whether an image may have any number of labels. The probability of a
 	// label is then the sigmoid of its logit. NewClassifier sets it by the objective.
 	SeveralLabels bool
@@ -177,14 +174,10 @@ func (c *Classifier) checkOptions(topK int) error {
 	switch {
 	case topK < 1:
 		return optionError(option.Errorf("top-k", "top-k %d: expected at least 1 class", topK))
-	case c.SeveralLabels && c.Temperature != 0:
-		return optionError(option.Errorf("temperature", "a temperature calibrates the probabilities of images with one label, but the classifier predicts several labels; leave it out"))
-	case !c.SeveralLabels && c.Thresholds != nil:
-		return optionError(option.Errorf("thresholds", "thresholds are for images with several labels, but the classifier predicts one label; leave them out"))
-	case evaluate.CheckThresholds(c.Thresholds, len(c.Classes)) != nil:
-		return optionError(evaluate.CheckThresholds(c.Thresholds, len(c.Classes)))
-	case !(c.Temperature >= 0) || math.IsInf(c.Temperature, 1):
-		return optionError(option.Errorf("temperature", "temperature %v: expected a finite number above 0; 1 keeps the probabilities of the model", c.Temperature))
+	case c.SeveralLabels && c.RejectBelow != 0:
+		return optionError(option.Errorf("reject-below", "a rejection compares the probability of the one label of an image, but the classifier predicts several labels, each by its own threshold; leave it out"))
+	case c.Check(len(c.Classes), c.SeveralLabels) != nil:
+		return optionError(c.Check(len(c.Classes), c.SeveralLabels))
 	case !(c.RejectBelow >= 0 && c.RejectBelow < 1):
 		return optionError(option.Errorf("reject-below", "rejection below the probability %v: expected a number from 0 to below 1; 0 rejects no image", c.RejectBelow))
 	}
@@ -214,7 +207,8 @@ func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK i
 	}
 	if c.SeveralLabels {
 		p := evaluate.LabelPredictions{Classes: c.Classes}
-		if err := p.Add(read, make([]int32, len(logits)), logits); err != nil { // no target is known
+		unknown := make([]int32, len(logits))
+		if err := p.Add(read, unknown, logits); err != nil {
 			return nil, err
 		}
 		for row, i := range good {
@@ -239,24 +233,15 @@ func (c *Classifier) batch(ctx context.Context, samples []dataset.Sample, topK i
 // addLabels adds the labels of an image and the topK most probable ones. logits are those of the
 // image, one for each label.
 func (c *Classifier) addLabels(p *Prediction, logits []float32, topK int) {
-	named := func(l evaluate.LabelProbability) Probability {
-		return Probability{c.Classes[l.Class], l.Class, l.Probability, l.Threshold}
-	}
 	p.Labels = []Probability{}
-	for _, l := range evaluate.LabelsAbove(logits, c.Thresholds) {
-		p.Labels = append(p.Labels, named(l))
-	}
-	order := make([]int, len(logits))
-	for class := range order {
-		order[class] = class
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(logits[b], logits[a]) })
-	for _, class := range order[:min(topK, len(order))] {
-		l := evaluate.LabelProbability{ClassProbability: evaluate.ClassProbability{Class: class, Probability: evaluate.Sigmoid(logits[class])}, Threshold: evaluate.DefaultThreshold}
-		if c.Thresholds != nil {
-			l.Threshold = c.Thresholds[class]
+	for rank, l := range evaluate.RankedLabels(logits, c.Thresholds, c.LabelCalibration) {
+		named := Probability{c.Classes[l.Class], l.Class, l.Probability, l.Threshold}
+		if l.Predicted {
+			p.Labels = append(p.Labels, named)
 		}
-		p.Top = append(p.Top, named(l))
+		if rank < topK {
+			p.Top = append(p.Top, named)
+		}
 	}
 }
 

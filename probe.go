@@ -148,8 +148,8 @@ func shuffled(samples []dataset.Sample) []dataset.Sample {
 }
 
 // probe fits a linear probe on the training images and keeps it in folder, as a delta with a
-// result. If the folder holds a finished probe, probe reads it. o holds the options of the training;
-// until is as for features.
+// result. If the folder holds a finished probe, probe reads it. o holds the options of the
+// training; until is as for features.
 func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, until time.Time, report progress.Func) (*fitted, error) {
 	result, err := run.LoadResult[run.Candidate](folder)
 	if err != nil {
@@ -188,7 +188,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, un
 		predictions, sink := t.predictions(t.data.Val)
 		result.ValMetric = o.Select.Stored(held)
 		if err = sink(p.HeldOutLogits, p.HeldOutLabels); err == nil {
-			err = validate(predictions, result)
+			err = validate(predictions, o, result)
 		}
 		if err != nil {
 			return nil, err
@@ -198,7 +198,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, un
 		return nil, fmt.Errorf("making the folder of the linear probe: %w", err)
 	}
 	d := t.Delta(method.Linear, trained, nil, map[string]float64{"val_accuracy": result.ValAccuracy})
-	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
+	d.Posthoc = result.Posthoc
 	if err := d.Save(string(folder)); err != nil {
 		return nil, err
 	}

@@ -75,10 +75,10 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 		result.Val = &trained.Epochs[len(trained.Epochs)-1].ValAccuracy
 		metrics["val_accuracy"] = *result.Val
 		var c run.Candidate
-		if err := validate(predictions, &c); err != nil {
+		if err := validate(predictions, o.Train, &c); err != nil {
 			return nil, err
 		}
-		result.Temperature, result.Thresholds = c.Temperature, c.Thresholds
+		result.Posthoc = c.Posthoc
 		if err := setMetrics(predictions, "val", result); err != nil {
 			return nil, err
 		}
@@ -88,7 +88,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	}
 	t.recordChanges(result, report)
 	d := t.Delta(o.Method, trained, p, metrics)
-	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
+	d.Posthoc = result.Posthoc
 	if err := d.Save(dir); err != nil {
 		return nil, err
 	}

@@ -350,12 +350,12 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	if trained.Best < len(trained.Epochs) {
 		c.BestEpoch = trained.Best
 	}
-	if err := validate(predictions, c); err != nil {
+	if err := validate(predictions, next.recipe(r.o), c); err != nil {
 		return nil, err
 	}
 	if r.o.NoRefit { // the candidate may become the result
 		d := r.Delta(r.o.Method, trained, s.plan, map[string]float64{"val_accuracy": c.ValAccuracy})
-		d.Temperature, d.Thresholds = c.Temperature, c.Thresholds
+		d.Posthoc = c.Posthoc
 		if err := d.Save(string(folder)); err != nil {
 			return nil, err
 		}
@@ -478,7 +478,7 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 	}
 	result.Finished = time.Now().UTC()
 	d := r.Delta(result.Method, trained, p, metrics)
-	d.Temperature, d.Thresholds = result.Temperature, result.Thresholds
+	d.Posthoc = result.Posthoc
 	return d.Save(string(r.folder))
 }
 

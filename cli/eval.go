@@ -44,7 +44,8 @@ thresholds, and the accuracy of these answers. The command leaves a page with th
 matrix, the classes, the mistakes and the reliability of the probabilities, as 'spt report'
 writes it. --predictions writes the
 probabilities of all classes to a table for other programs. --against evaluates a second delta
-on the same images and compares the two image by image.
+on the same images and compares the two image by image. With several labels it compares the mean
+average precision, that of each label, and the images whose labels are all right.
 
 Several deltas, such as those of several seeds, are measured as an ensemble: the logits of an
 image are the means of its logits. The command says what each delta reaches alone. The data set
@@ -172,23 +173,21 @@ and the splits are those of the run of the first one.`,
 				return err
 			}
 			e = metrics.Evaluation()
-			if t.delta != nil {
-				t.delta.Temperature = 0 // that of the ensemble is not known
-			}
+			t.fitted = evaluate.Posthoc{} // nothing is fitted to the ensemble
 		}
 		m := &measured{Evaluation: e, members: members, split: split, trained: trained, tuned: t, data: d, own: ofRun(t, data, opened), task: task}
 		switch {
 		case predictions.Empty():
 		case predictions.Several != nil:
-			m.page, err = report.NewLabelEvaluation(split, predictions.Several, t.thresholds)
+			m.page, err = report.NewLabelEvaluation(split, predictions.Several, t.fitted)
 		default:
-			m.page, err = report.NewEvaluation(split, predictions.Single, t.temperature())
+			m.page, err = report.NewEvaluation(split, predictions.Single, t.fitted.Temperature)
 		}
 		if err != nil {
 			return err
 		}
 		if other != nil {
-			if m.against, err = a.compareWith(ctx, o, other, opened, split, samples(), predictions, newTask); err != nil {
+			if m.against, err = a.compareWith(ctx, o, t, other, opened, split, samples(), predictions, newTask); err != nil {
 				return err
 			}
 		}
@@ -198,7 +197,7 @@ and the splits are those of the run of the first one.`,
 				return refuse("--predictions writes the probabilities of classes, and the objective %s has none; leave it out", t.trained.Objective.Name())
 			}
 			if p := predictions.Several; p != nil {
-				err = p.Write(o.predictions, t.thresholds, o.logits)
+				err = p.Write(o.predictions, t.fitted.Thresholds, o.logits)
 			} else {
 				err = predictions.Single.Write(o.predictions, evaluate.WriteOptions{Logits: o.logits})
 			}
@@ -265,16 +264,23 @@ func (a *app) evaluateOther(ctx context.Context, other *tuned, folder string, op
 
 // compareWith evaluates the delta of --against on the images of a split, and compares its
 // predictions with those of the first one. The other arguments are as for evaluateOther.
-func (a *app) compareWith(ctx context.Context, o *options, other *tuned, opened *dataset.Dataset, split string, samples []dataset.Sample, predictions *spt.Predicted, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (*report.Against, error) {
+func (a *app) compareWith(ctx context.Context, o *options, first, other *tuned, opened *dataset.Dataset, split string, samples []dataset.Sample, predictions *spt.Predicted, newTask func(*tuned, *dataset.Dataset) (*spt.Task, error)) (*report.Against, error) {
 	_, second, err := a.evaluateOther(ctx, other, o.against, opened, split, samples, newTask)
 	if err != nil {
 		return nil, err
 	}
-	if predictions.Several != nil || second.Several != nil || predictions.Empty() || second.Empty() {
-		return nil, refuse("--against compares the predicted classes of images with one label, and an objective has none; leave it out")
+	against := &report.Against{Other: o.against}
+	switch {
+	case predictions.Empty() || second.Empty():
+		return nil, refuse("--against compares the predictions of images, and an objective has none; leave it out")
+	case (predictions.Several != nil) != (second.Several != nil):
+		return nil, refuse("--against compares deltas of the same kind, and only one of the two predicts several labels of an image; give another delta")
+	case predictions.Several != nil:
+		against.Labels, err = evaluate.CompareLabels(second.Several, predictions.Several, other.fitted.Thresholds, first.fitted.Thresholds)
+	default:
+		against.Comparison, err = evaluate.Compare(second.Single, predictions.Single)
 	}
-	c, err := evaluate.Compare(second.Single, predictions.Single)
-	return &report.Against{Other: o.against, Comparison: c}, err
+	return against, err
 }
 
 // leaveEvaluation writes the page of an evaluation. It returns its path, or "" if it could not be
@@ -410,7 +416,8 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 			Temperature float64         `json:"temperature,omitempty"`
 			Calibrated  *run.Calibrated `json:"calibrated,omitempty"`
 			// the other delta is the first one
-			Compared *evaluate.Comparison `json:"compared,omitempty"`
+			Compared       *evaluate.Comparison      `json:"compared,omitempty"`
+			ComparedLabels *evaluate.LabelComparison `json:"compared_labels,omitempty"`
 			// Members holds the deltas of an ensemble.
 			Members []member `json:"members,omitempty"`
 			// Trained reports whether the delta was trained on these images. It is absent if
@@ -432,13 +439,13 @@ func (a *app) writeEvaluation(m *measured, o *options) error {
 			document.Metrics, document.Temperature, document.Calibrated = e.Metrics, e.Temperature, e.Calibrated
 		}
 		if m.against != nil {
-			document.Compared = m.against.Comparison
+			document.Compared, document.ComparedLabels = m.against.Comparison, m.against.Labels
 		}
 		return a.writeJSON(document)
 	}
 	text := ""
 	if o.perClass && m.page != nil && m.page.Labels != nil {
-		text = labelTable(m.page) + "\n"
+		text = labelTable(m.page, m.against) + "\n"
 	} else if o.perClass {
 		text = table(func(w io.Writer) {
 			fmt.Fprintln(w, "class\timages\tcorrect\taccuracy\tprecision\tF1")
@@ -533,6 +540,11 @@ func (f *facts) addMetrics(e *report.Evaluation) {
 		f.add("micro F1", "%s", wording.Percent(m.Micro.F1))
 		f.add("exactly right", "%s of the images", wording.Percent(m.SubsetAccuracy))
 		f.add("Hamming loss", "%s", wording.Percent(m.HammingLoss))
+		calibration := wording.Percent(m.Calibration.ECE)
+		if e.Calibrated != nil {
+			calibration += fmt.Sprintf("; %s with the calibration of the delta", wording.Percent(e.Calibrated.Calibration.ECE))
+		}
+		f.add("calibration error", "%s", calibration)
 		var absent []string
 		for _, c := range m.Unsupported() {
 			absent = append(absent, e.Classes[c])
@@ -586,16 +598,32 @@ func newLabelMetrics(e *report.Evaluation) *labelMetrics {
 	return m
 }
 
-// labelTable returns the table of --per-class for images with several labels.
-func labelTable(e *report.Evaluation) string {
+// labelTable returns the table of --per-class for images with several labels. against may be nil.
+func labelTable(e *report.Evaluation, against *report.Against) string {
+	differences := map[string]evaluate.LabelDifference{}
+	if against != nil {
+		for _, d := range against.Labels.Labels {
+			differences[d.Label] = d
+		}
+	}
 	return table(func(w io.Writer) {
-		fmt.Fprintln(w, "label\timages\taverage precision\tprecision\trecall\tF1\tthreshold")
+		fmt.Fprint(w, "label\timages\taverage precision\tprecision\trecall\tF1\tthreshold")
+		if against != nil {
+			fmt.Fprint(w, "\tdifference\t95% interval")
+		}
+		fmt.Fprintln(w)
 		for c, l := range e.Labels.Labels {
 			ap := "-"
 			if l.AP != nil {
 				ap = wording.Percent(*l.AP)
 			}
-			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%.3f\n", printable(e.Classes[c]), l.Support, ap, wording.Percent(l.Precision), wording.Percent(l.Recall), wording.Percent(l.F1), l.Threshold)
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%.3f", printable(e.Classes[c]), l.Support, ap, wording.Percent(l.Precision), wording.Percent(l.Recall), wording.Percent(l.F1), l.Threshold)
+			if d, ok := differences[e.Classes[c]]; ok {
+				fmt.Fprintf(w, "\t%+.2f\t%+.2f to %+.2f", 100*d.Difference.Difference, 100*d.Interval.Low, 100*d.Interval.High)
+			} else if against != nil {
+				fmt.Fprint(w, "\t-\t-")
+			}
+			fmt.Fprintln(w)
 		}
 	})
 }

@@ -819,7 +819,7 @@ func flagTable() []flagRow {
 			kind: "N", bounds: oneOrMore, def: 5,
 			field: func(o *options) any { return &o.topK }},
 		{name: "calibrated", on: "predict", group: outputGroup, common: true,
-			help:  "divide the logits by the temperature of the delta, so that a probability says how often the class is right",
+			help:  "calibrate the probabilities, so that they say how often a class is right, by the temperature of the delta or its calibration of each label",
 			field: func(o *options) any { return &o.calibrated }},
 		{name: "reject-below", on: "predict", group: outputGroup, common: true,
 			help: "answer unknown for an image whose most probable class has a lower probability; the probabilities are those of " +

@@ -44,11 +44,13 @@ are none. With --json, top holds the most probable labels too, with their thresh
 
 With --calibrated a probability says how often the class is right: the logits are divided by a
 temperature, which tuning has fitted to validation images and stored in the delta. The order of
-the classes does not change.
+the classes does not change. With several labels, each label has a scale and an offset instead,
+which also change its threshold, so the predicted labels stay the same.
 
 With --reject-below P an image is unknown if no class has the probability P, such as an image of
 something else. Its line says so before the classes; a table has the column unknown. 'spt eval'
-prints how many images each P would answer, and how many of these answers are right.`,
+prints how many images each P would answer, and how many of these answers are right. With several
+labels, the thresholds of the labels do this: an image of something else gets no label.`,
 		Example: `  spt predict --delta runs/clothing-spt-lora photo.jpg holiday/
   spt predict --delta runs/clothing-spt-lora --calibrated --out holiday.csv holiday/
   spt predict --delta runs/clothing-spt-lora --reject-below 0.8 holiday/
@@ -84,17 +86,14 @@ prints how many images each P would answer, and how many of these answers are ri
 			return err
 		}
 		several := objective.SeveralLabels(t.trained.Objective, t.model.Config)
-		if several && o.calibrated {
-			return refuse("--calibrated is for images with one label, and the objective of the delta is %s; leave it out", t.trained.Objective.Name())
-		}
 		if several && cmd.Flags().Changed("top-k") && (!a.json || o.out != "") {
 			return refuse("--top-k has no effect on the labels above their thresholds, which the command prints for the objective %s; leave it out, or add --json without --out", t.trained.Objective.Name())
 		}
 		if several && o.rejectBelow > 0 {
-			return refuse("--reject-below is for images with one label, and the objective of the delta is %s, whose images may have no label at all; leave it out", t.trained.Objective.Name())
+			return refuse("--reject-below compares the probability of the one label of an image, and the objective of the delta is %s: each label has its own threshold, and an image without a label above its threshold gets no label; leave it out", t.trained.Objective.Name())
 		}
-		if o.calibrated && t.delta.Temperature == 0 {
-			return refuse("--calibrated needs a temperature, and the delta in %s has none: it was tuned without validation images, or no temperature fits them, such as when all of them are predicted correctly; tune with more validation images (--val-fraction), or leave --calibrated out", o.delta)
+		if o.calibrated && t.fitted.Temperature == 0 && t.fitted.LabelCalibration == nil {
+			return refuse("--calibrated needs a calibration, and the delta in %s has none: it was tuned with too few validation images, or nothing fits them, such as when all of them are predicted correctly; tune with more validation images (--val-fraction), or leave --calibrated out", o.delta)
 		}
 		if r := t.report; r != nil && (r.WeightsKey != "" || len(r.Unused) > 0) {
 			fmt.Fprint(a.notes(), facts{{"checkpoint", describeReport(r)}})
@@ -113,13 +112,12 @@ prints how many images each P would answer, and how many of these answers are ri
 			return err
 		}
 		defer c.Close()
-		if c.SeveralLabels {
-			c.Thresholds = t.thresholds
+		c.RejectBelow, c.Thresholds = o.rejectBelow, t.fitted.Thresholds
+		if o.calibrated || o.rejectBelow > 0 {
+			c.Temperature, c.LabelCalibration = t.fitted.Temperature, t.fitted.LabelCalibration
 		}
-		if c.RejectBelow = o.rejectBelow; o.calibrated || o.rejectBelow > 0 {
-			if c.Temperature = t.temperature(); c.Temperature == 0 {
-				a.message("note: there is no temperature that calibrates the probabilities, so --reject-below compares those of the model, which are often too high")
-			}
+		if o.rejectBelow > 0 && c.Temperature == 0 {
+			a.message("note: there is no temperature that calibrates the probabilities, so --reject-below compares those of the model, which are often too high")
 		}
 		if a.json && o.out == "" {
 			if err := a.writeLeftOut(images); err != nil {

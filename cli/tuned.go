@@ -16,6 +16,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/embedded"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/run"
@@ -32,8 +33,8 @@ type tuned struct {
 	transform dataset.Transform
 	// objective is that of a checkpoint with its own head; nil for a delta, which names its own.
 	objective objective.Objective
-	// thresholds holds a threshold for each label; nil if none are known.
-	thresholds []float64
+	// fitted has the temperature, or the thresholds and calibrations of labels, that are known.
+	fitted evaluate.Posthoc
 }
 
 // deltaFolders returns the folders that --delta lists, separated by commas. A folder that exists
@@ -92,7 +93,7 @@ func (a *app) openCheckpoint(ctx context.Context, cmd *cobra.Command, c run.Mode
 			return nil, &run.InputError{Err: err}
 		}
 		t.classes = named.Names
-		if t.objective, t.thresholds, err = delta.ObjectiveOf(f, m.Config.NumClasses); err != nil {
+		if t.objective, t.fitted.Thresholds, err = delta.ObjectiveOf(f, m.Config.NumClasses); err != nil {
 			return nil, &run.InputError{Err: err}
 		}
 		transform, err := delta.TransformOf(f)
@@ -125,7 +126,7 @@ func (a *app) openDelta(ctx context.Context, dir string, c run.ModelConfig) (*tu
 	if err != nil {
 		return nil, &run.InputError{Err: err}
 	}
-	t := &tuned{delta: d, classes: d.Classes, transform: d.ImageTransform(), thresholds: d.Thresholds}
+	t := &tuned{delta: d, classes: d.Classes, transform: d.ImageTransform(), fitted: d.Posthoc}
 	if t.run, err = runOf(dir); err != nil {
 		return nil, err
 	}
@@ -158,12 +159,4 @@ func folderOf(dir string) run.Folder {
 		dir = filepath.Dir(dir)
 	}
 	return run.Folder(dir)
-}
-
-// temperature returns the temperature that calibrates the probabilities, or 0 if none is known.
-func (t *tuned) temperature() float64 {
-	if t.delta == nil {
-		return 0
-	}
-	return t.delta.Temperature
 }

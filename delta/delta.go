@@ -68,13 +68,9 @@ type Delta struct {
 	Plan *PlanSummary `json:"plan,omitempty"`
 	// Backbone identifies the backbone.
 	Backbone Backbone `json:"backbone"`
-	// Temperature divides the logits for calibrated probabilities; see
-	// evaluate.Predictions.Temperature. It is 0 if it is not known.
-	Temperature float64 `json:"temperature,omitempty"`
-	// Thresholds holds the probability from which each label is predicted, in the order of Classes;
-	// see evaluate.LabelPredictions.Thresholds. It is empty if images have one label each, and if
-	// no thresholds are known.
-	Thresholds []float64 `json:"thresholds,omitempty"`
+	// Posthoc has what validation images say about the reading of the logits: a temperature, or
+	// thresholds and calibrations of labels.
+	evaluate.Posthoc
 	// Metrics holds results by name, such as "val_accuracy", which is a fraction from 0 to 1.
 	Metrics map[string]float64 `json:"metrics,omitempty"`
 	// Tuned holds the tuned tensors, including the head, by peft.Param.Name.
@@ -227,19 +223,12 @@ func (d *Delta) validateDescription() error {
 			return fmt.Errorf("backbone.file is %.200q, expected a file name without a folder, or a reference to the Hugging Face Hub", f)
 		}
 	}
-	if t := d.Temperature; t < 0 || math.IsNaN(t) || math.IsInf(t, 0) {
-		return fmt.Errorf("temperature is %v, expected a finite number above 0; leave it out", t)
+	several := d.Thresholds != nil || d.LabelCalibration != nil
+	if o, err := objective.Get(d.Objective); err == nil { // others are registered elsewhere
+		several = objective.SeveralLabels(o, d.Config)
 	}
-	if d.Thresholds != nil {
-		if o, err := objective.Get(d.Objective); err == nil && !objective.SeveralLabels(o, d.Config) {
-			return fmt.Errorf("thresholds has %d numbers, but the objective %s predicts one label of an image; leave them out", len(d.Thresholds), d.Objective)
-		}
-		if err := evaluate.CheckThresholds(d.Thresholds, len(d.Classes)); err != nil {
-			return fmt.Errorf("thresholds: %w", err)
-		}
-		if d.Temperature != 0 {
-			return errors.New("the delta has a temperature and thresholds, but a temperature is for images with one label; leave one of them out")
-		}
+	if err := d.Posthoc.Check(len(d.Classes), several); err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Metrics)) {
 		if v := d.Metrics[name]; math.IsNaN(v) || math.IsInf(v, 0) {

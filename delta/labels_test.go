@@ -7,25 +7,33 @@ import (
 
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 )
 
 // TestThresholds checks that the thresholds of several labels are kept by a delta and by a merged
-// checkpoint, and that wrong ones are refused.
+// checkpoint, the calibrations by a delta, and that wrong ones are refused.
 func TestThresholds(t *testing.T) {
 	m := tiny(tinyConfig, 1)
 	d := result(t, m, "linear", peft.Selection{})
 	d.Objective, d.Thresholds, d.Temperature = objective.MultiLabel.Name(), []float64{0.5, 0.25, 1}, 0
+	d.LabelCalibration = []evaluate.LabelCalibration{{Scale: 1, Offset: -0.5}, {Scale: 0.7}, {Scale: 2, Offset: 3}}
 	read, err := delta.Load(saved(t, d))
-	if err != nil || !slices.Equal(read.Thresholds, d.Thresholds) || read.Objective != d.Objective {
-		t.Fatalf("read the thresholds %v of %s, error %v", read.Thresholds, read.Objective, err)
+	if err != nil || !slices.Equal(read.Thresholds, d.Thresholds) || !slices.Equal(read.LabelCalibration, d.LabelCalibration) || read.Objective != d.Objective {
+		t.Fatalf("read the thresholds %v and the calibrations %v of %s, error %v", read.Thresholds, read.LabelCalibration, read.Objective, err)
 	}
 	for want, change := range map[string]func(*delta.Delta){
-		"found 2 thresholds for 3 labels": func(d *delta.Delta) { d.Thresholds = d.Thresholds[:2] },
-		"threshold 1 is 1.5":              func(d *delta.Delta) { d.Thresholds = []float64{0.5, 1.5, 0.5} },
-		"predicts one label":              func(d *delta.Delta) { d.Objective = objective.SingleLabel.Name() },
-		"temperature and thresholds":      func(d *delta.Delta) { d.Temperature = 2 },
+		"found 2 thresholds for 3 labels":               func(d *delta.Delta) { d.Thresholds = d.Thresholds[:2] },
+		"threshold 1 is 1.5":                            func(d *delta.Delta) { d.Thresholds = []float64{0.5, 1.5, 0.5} },
+		"thresholds are for images with several labels": func(d *delta.Delta) { d.Objective = objective.SingleLabel.Name() },
+		"calibrations of labels are for images with several labels": func(d *delta.Delta) {
+			d.Objective, d.Thresholds = objective.SingleLabel.Name(), nil
+		},
+		"calibration 1 has scale -1": func(d *delta.Delta) {
+			d.LabelCalibration = []evaluate.LabelCalibration{{Scale: 1}, {Scale: -1}, {Scale: 1}}
+		},
+		"a temperature calibrates the probabilities of images with one": func(d *delta.Delta) { d.Temperature = 2 },
 	} {
 		broken := *d
 		change(&broken)

@@ -27,12 +27,22 @@ const DefaultThreshold = 0.5
 const LeastPositives = 5
 
 // Sigmoid returns the probability of a label, 1/(1+exp(-logit)).
-func Sigmoid(logit float32) float64 {
-	if logit < 0 { // exp does not overflow
-		e := math.Exp(float64(logit))
+func Sigmoid(logit float32) float64 { return sigmoid(float64(logit)) }
+
+func sigmoid(x float64) float64 {
+	if x < 0 { // exp does not overflow
+		e := math.Exp(x)
 		return e / (1 + e)
 	}
-	return 1 / (1 + math.Exp(-float64(logit)))
+	return 1 / (1 + math.Exp(-x))
+}
+
+// thresholdOf returns the threshold of a label. thresholds are as for [LabelPredictions.Metrics].
+func thresholdOf(thresholds []float64, label int) float64 {
+	if thresholds == nil {
+		return DefaultThreshold
+	}
+	return thresholds[label]
 }
 
 // CheckThresholds returns an error if thresholds are not nil and not one number above 0 and at most
@@ -109,6 +119,9 @@ type LabelMetrics struct {
 	HammingLoss float64 `json:"hamming_loss"`
 	// Loss is the mean binary cross-entropy of the pairs, in nats: BCEWithLogitsLoss of PyTorch.
 	Loss float64 `json:"loss"`
+	// Calibration compares the probabilities of the pairs with the share of the pairs whose image
+	// has the label. It has no Coverage. It is zero in files of runs that did not compute it.
+	Calibration Calibration `json:"calibration,omitzero"`
 	// Labels holds the metrics of each label, in the order of the rows of the head.
 	Labels []Label `json:"labels"`
 	// Pairs holds the pairs of labels that most images have together, or are predicted to have,
@@ -160,19 +173,18 @@ func (p *LabelPredictions) Metrics(thresholds []float64) (*LabelMetrics, error) 
 	classes := len(p.Classes)
 	m := &LabelMetrics{Images: p.Len(), Labels: make([]Label, classes)}
 	for c := range m.Labels {
-		m.Labels[c].Threshold = DefaultThreshold
-		if thresholds != nil {
-			m.Labels[c].Threshold = thresholds[c]
-		}
+		m.Labels[c].Threshold = thresholdOf(thresholds, c)
 	}
 	predicted := make([]bool, len(p.Logits))
+	m.Calibration.Bins = newBins()
 	exact, wrong := 0, 0
 	for i := range p.Len() {
 		before := wrong
 		for c := range m.Labels {
 			at, l := i*classes+c, &m.Labels[c]
-			has := p.Targets[at] == 1
-			predicted[at] = Sigmoid(p.Logits[at]) >= l.Threshold
+			has, probability := p.Targets[at] == 1, Sigmoid(p.Logits[at])
+			predicted[at] = probability >= l.Threshold
+			m.Calibration.add(probability, has)
 			l.Support += count(has)
 			l.Predicted += count(predicted[at])
 			l.Correct += count(has && predicted[at])
@@ -182,6 +194,7 @@ func (p *LabelPredictions) Metrics(thresholds []float64) (*LabelMetrics, error) 
 		exact += count(wrong == before)
 	}
 	m.Loss /= float64(len(p.Logits))
+	m.Calibration.finish(len(p.Logits))
 	m.SubsetAccuracy, m.HammingLoss = ratio(exact, m.Images), ratio(wrong, len(p.Logits))
 	m.addLabels(p)
 	targets := make([]bool, len(p.Targets))
@@ -375,22 +388,25 @@ func count(b bool) int {
 type LabelProbability struct {
 	ClassProbability
 	Threshold float64 // the probability from which the label is predicted
+	Predicted bool    // whether the label is predicted
 }
 
-// LabelsAbove returns the labels of an image whose probabilities are at least their thresholds,
-// most probable first. logits holds one logit for each label. thresholds are as for
-// [LabelPredictions.Metrics].
-func LabelsAbove(logits []float32, thresholds []float64) []LabelProbability {
-	out := []LabelProbability{}
+// RankedLabels returns the labels of an image, most probable first. logits holds one logit for each
+// label, and thresholds are as for [LabelPredictions.Metrics]. calibration is as
+// [LabelPredictions.Calibration] returns it; nil keeps the probabilities of the model. It changes
+// the probabilities and the thresholds, and no predicted label.
+func RankedLabels(logits []float32, thresholds []float64, calibration []LabelCalibration) []LabelProbability {
+	out, ranks := make([]LabelProbability, len(logits)), make([]float64, len(logits))
 	for c, v := range logits {
-		t := DefaultThreshold
-		if thresholds != nil {
-			t = thresholds[c]
+		l := LabelProbability{ClassProbability{c, Sigmoid(v)}, thresholdOf(thresholds, c), false}
+		l.Predicted, ranks[c] = l.Probability >= l.Threshold, float64(v)
+		if calibration != nil {
+			ranks[c] = calibration[c].logit(float64(v))
+			l.Probability, l.Threshold = sigmoid(ranks[c]), calibration[c].threshold(l.Threshold)
 		}
-		if probability := Sigmoid(v); probability >= t {
-			out = append(out, LabelProbability{ClassProbability{c, probability}, t})
-		}
+		out[c] = l
 	}
-	slices.SortStableFunc(out, func(a, b LabelProbability) int { return cmp.Compare(b.Probability, a.Probability) })
+	// large logits have equal probabilities
+	slices.SortStableFunc(out, func(a, b LabelProbability) int { return cmp.Compare(ranks[b.Class], ranks[a.Class]) })
 	return out
 }

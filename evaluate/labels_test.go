@@ -220,15 +220,33 @@ func TestWriteLabels(t *testing.T) {
 	}
 }
 
-func TestLabelsAbove(t *testing.T) {
-	got := LabelsAbove([]float32{1, -1, 3}, []float64{0.5, 0.2, 0.99})
-	if len(got) != 2 || got[0].Class != 0 || got[1].Class != 1 || got[1].Threshold != 0.2 {
-		t.Errorf("labels %+v", got)
+// TestRankedLabels checks the order of labels, and that a calibration changes no predicted label.
+func TestRankedLabels(t *testing.T) {
+	logits, thresholds := []float32{1, -1, 3, 50, 60}, []float64{0.5, 0.2, 0.99, 1, 0.1}
+	for _, calibration := range [][]LabelCalibration{nil, {{1, 0}, {0.1, 5}, {2, -30}, {1, 0}, {0.5, 0}}} {
+		got := RankedLabels(logits, thresholds, calibration)
+		order, want := []int{}, []int{4, 3, 2, 0, 1}
+		if calibration != nil {
+			want = []int{3, 4, 1, 0, 2}
+		}
+		for _, l := range got {
+			order = append(order, l.Class)
+			if l.Predicted != (l.Class != 2) || l.Predicted != (l.Probability >= l.Threshold) {
+				t.Errorf("calibration %v: label %+v", calibration, l)
+			}
+			logit := float64(logits[l.Class])
+			if calibration != nil {
+				logit = calibration[l.Class].Scale*logit + calibration[l.Class].Offset
+			}
+			if want := 1 / (1 + math.Exp(-logit)); math.Abs(l.Probability-want) > 1e-12 {
+				t.Errorf("calibration %v: label %+v, expected the probability %g", calibration, l, want)
+			}
+		}
+		if !slices.Equal(order, want) {
+			t.Errorf("calibration %v: order %v, expected %v", calibration, order, want)
+		}
 	}
-	if got := LabelsAbove([]float32{-1, 0}, nil); len(got) != 1 || got[0].Class != 1 || got[0].Probability != 0.5 {
-		t.Errorf("labels %+v", got)
-	}
-	if got := LabelsAbove([]float32{-1}, nil); got == nil || len(got) != 0 {
+	if got := RankedLabels([]float32{-1, 0}, nil, nil); got[0].Class != 1 || got[0].Probability != 0.5 || !got[0].Predicted || got[1].Predicted {
 		t.Errorf("labels %+v", got)
 	}
 }

@@ -75,11 +75,13 @@ type Cell struct {
 	Images    int `json:"images"`    // images with this target and this prediction
 }
 
-// Calibration compares the confidence of predictions, which is the probability of the predicted
-// class, with their accuracy.
+// Calibration compares the confidence of predictions with their accuracy. The confidence is the
+// probability of the predicted class, and the accuracy the share of right predictions. With several
+// labels, a prediction is a pair of an image and a label: the confidence is the probability of the
+// label, and the accuracy the share of the images that have it.
 type Calibration struct {
 	// ECE is the expected calibration error: the mean of |accuracy - confidence| over the bins,
-	// weighted by their number of images.
+	// weighted by their number of predictions.
 	ECE float64 `json:"ece"`
 	// MCE is the maximum calibration error: the largest |accuracy - confidence| of a bin.
 	MCE float64 `json:"mce"`
@@ -99,13 +101,13 @@ type Coverage struct {
 	Accuracy  float64 `json:"accuracy"` // share of correct images among Images; 0 without images
 }
 
-// Bin holds the images whose confidence is above Low and at most High.
+// Bin holds the predictions whose confidence is above Low and at most High.
 type Bin struct {
 	Low        float64 `json:"low"`
 	High       float64 `json:"high"`
-	Images     int     `json:"images"`
-	Confidence float64 `json:"confidence"` // mean confidence; 0 without images
-	Accuracy   float64 `json:"accuracy"`   // share of correct images; 0 without images
+	Images     int     `json:"images"`     // number of predictions
+	Confidence float64 `json:"confidence"` // mean confidence; 0 without predictions
+	Accuracy   float64 `json:"accuracy"`   // accuracy; 0 without predictions
 }
 
 const (
@@ -224,34 +226,48 @@ func (m *Means) divide(by float64) {
 }
 
 // calibration returns the calibration of the predictions.
-func (p *Predictions) calibration(scores []score) (c Calibration) {
+func (p *Predictions) calibration(scores []score) Calibration {
+	c := Calibration{Bins: newBins()}
+	for i, s := range scores {
+		c.add(s.confidence, s.predicted == int(p.Targets[i]))
+	}
+	c.finish(len(scores))
+	c.Coverage = p.coverage(scores)
+	return c
+}
+
+// newBins returns the bins without images.
+func newBins() []Bin {
 	// As in numpy.linspace: a multiple of the rounded width, and exactly 1 at the end.
 	const width = float64(1) / calibrationBins
-	c.Bins = make([]Bin, calibrationBins)
-	for b := range c.Bins {
-		c.Bins[b].Low, c.Bins[b].High = float64(b)*width, float64(b+1)*width
+	bins := make([]Bin, calibrationBins)
+	for b := range bins {
+		bins[b].Low, bins[b].High = float64(b)*width, float64(b+1)*width
 	}
-	c.Bins[calibrationBins-1].High = 1
-	for i, s := range scores {
-		at, _ := slices.BinarySearchFunc(c.Bins[:calibrationBins-1], s.confidence, func(b Bin, v float64) int { return cmp.Compare(b.High, v) })
-		b := &c.Bins[at]
-		b.Images++
-		b.Confidence += s.confidence
-		if s.predicted == int(p.Targets[i]) {
-			b.Accuracy++
-		}
-	}
+	bins[calibrationBins-1].High = 1
+	return bins
+}
+
+// add adds a prediction to its bin.
+func (c *Calibration) add(confidence float64, right bool) {
+	at, _ := slices.BinarySearchFunc(c.Bins[:calibrationBins-1], confidence, func(b Bin, v float64) int { return cmp.Compare(b.High, v) })
+	b := &c.Bins[at]
+	b.Images++
+	b.Confidence += confidence
+	b.Accuracy += float64(count(right))
+}
+
+// finish computes the means of the bins and the errors of n predictions.
+func (c *Calibration) finish(n int) {
 	for i := range c.Bins {
 		if b := &c.Bins[i]; b.Images > 0 {
 			b.Confidence /= float64(b.Images)
 			b.Accuracy /= float64(b.Images)
 			gap := math.Abs(b.Accuracy - b.Confidence)
-			c.ECE += gap * ratio(b.Images, len(scores))
+			c.ECE += gap * ratio(b.Images, n)
 			c.MCE = max(c.MCE, gap)
 		}
 	}
-	c.Coverage = p.coverage(scores)
-	return c
 }
 
 // coverage returns the coverage of the predictions at each threshold.

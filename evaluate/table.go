@@ -411,13 +411,10 @@ func (p *LabelPredictions) Write(path string, thresholds []float64, logits bool)
 	t.fill = func(i int, cells []cell) {
 		cells[0] = textCell(p.Paths[i])
 		for c := range n {
-			logit, threshold := p.Logits[i*n+c], DefaultThreshold
-			if thresholds != nil {
-				threshold = thresholds[c]
-			}
+			logit := p.Logits[i*n+c]
 			probability := Sigmoid(logit)
 			cells[1+c] = cell{number: float64(p.Targets[i*n+c])}
-			cells[1+n+c] = cell{number: float64(count(probability >= threshold))}
+			cells[1+n+c] = cell{number: float64(count(probability >= thresholdOf(thresholds, c)))}
 			cells[1+2*n+c] = cell{number: probability}
 			if logits {
 				cells[1+3*n+c] = cell{number: float64(logit)}

@@ -417,8 +417,8 @@ func TestFewImages(t *testing.T) {
 	}
 }
 
-// TestFewLabels fits few images with several labels: a label with one image, one without images, one
-// that all images have, and images without a label. Without validation images, the held-out
+// TestFewLabels fits few images with several labels: a label with one image, one without images,
+// one that all images have, and images without a label. Without validation images, the held-out
 // predictions are those of the folds.
 func TestFewLabels(t *testing.T) {
 	const n, classes = 40, 6
@@ -539,7 +539,7 @@ func TestHead(t *testing.T) {
 			o.Classes, o.ClassWeights, guess = 3, weights, 0
 			for label, n := range positives(train.Labels, 3) {
 				share, least := float64(n)/60, math.Inf(1)
-				for p := 0.0001; p < 1; p += 0.0001 { // the best probability that does not depend on the image
+				for p := 0.0001; p < 1; p += 0.0001 { // the same probability for all images
 					least = min(least, -weights[label]*share*math.Log(p)-(1-share)*math.Log(1-p))
 				}
 				guess += least / 3

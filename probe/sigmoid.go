@@ -171,8 +171,9 @@ func (l *sigmoidLoss) gradient(image int, logits []float32, s *workers.Scratch) 
 	return loss
 }
 
-// absent returns the bias with the probability 1/(2n) for a label that none of the n training images
-// has, half an image. For a label that all of them have, the probability of its absence is 1/(2n).
+// absent returns the bias with the probability 1/(2n) for a label that none of the n training
+// images has, half an image. For a label that all of them have, the probability of its absence is
+// 1/(2n).
 func (l *sigmoidLoss) absent(context.Context, *objective) (func(int) float64, error) {
 	bias := math.Log(float64(2*l.n - 1))
 	return func(label int) float64 {

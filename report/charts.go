@@ -188,8 +188,8 @@ func coverage(all []evaluate.Coverage) template.HTML {
 }
 
 // reliability returns the reliability diagram of a calibration.
-func reliability(title string, c evaluate.Calibration) template.HTML {
-	r := chart.Reliability{Title: title, XLabel: "Confidence (%)", YLabel: "Accuracy (%)"}
+func reliability(title, noun string, c evaluate.Calibration) template.HTML {
+	r := chart.Reliability{Title: title, Noun: noun, XLabel: "Confidence (%)", YLabel: "Accuracy (%)"}
 	for _, b := range c.Bins {
 		bin := chart.Bin{Low: b.Low, High: b.High, Count: b.Images, Confidence: b.Confidence, Accuracy: b.Accuracy}
 		if b.Images > 0 {

@@ -28,8 +28,9 @@ type Evaluation struct {
 	// several labels. One of them is set.
 	Metrics *evaluate.Metrics
 	Labels  *evaluate.LabelMetrics
-	// Temperature is the temperature of the delta, and Calibrated holds the metrics that depend on
-	// it. They are zero and nil if the delta has no temperature.
+	// Temperature is the temperature of the delta; it is 0 without one, and with several labels.
+	// Calibrated holds the metrics with calibrated probabilities. It is nil if the delta has no
+	// calibration.
 	Temperature float64
 	Calibrated  *run.Calibrated
 	// Pictures holds pictures of images, by their path in Images.
@@ -44,25 +45,23 @@ func NewEvaluation(split string, p *evaluate.Predictions, temperature float64) (
 	if e.Metrics, err = p.Metrics(1); err != nil {
 		return nil, err
 	}
-	if temperature > 0 {
-		m, err := p.Metrics(temperature)
-		if err != nil {
-			return nil, err
-		}
-		e.Calibrated = &run.Calibrated{LogLoss: m.LogLoss, Calibration: m.Calibration}
+	if e.Calibrated, err = run.CalibratedClasses(p, temperature); err != nil {
+		return nil, err
 	}
 	e.Images = p.Ranked(spt.KeptClasses, 1)
 	return e, nil
 }
 
 // NewLabelEvaluation returns the evaluation of the predictions of a split whose images have any
-// number of labels. thresholds are those of the delta, or nil.
-func NewLabelEvaluation(split string, p *evaluate.LabelPredictions, thresholds []float64) (*Evaluation, error) {
-	m, err := p.Metrics(thresholds)
+// number of labels. fitted has the thresholds and the calibration of the delta, if there are any.
+func NewLabelEvaluation(split string, p *evaluate.LabelPredictions, fitted evaluate.Posthoc) (*Evaluation, error) {
+	m, err := p.Metrics(fitted.Thresholds)
 	if err != nil {
 		return nil, err
 	}
-	return &Evaluation{Split: split, Classes: p.Classes, Labels: m}, nil
+	e := &Evaluation{Split: split, Classes: p.Classes, Labels: m}
+	e.Calibrated, err = run.CalibratedLabels(p, fitted.LabelCalibration)
+	return e, err
 }
 
 // readEvaluation reads the predictions that the run has kept. In a run that did not test, they are

@@ -3,8 +3,10 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 
+	"github.com/sptune/spt/evaluate"
 	"github.com/sptune/spt/internal/wording"
 )
 
@@ -39,6 +41,9 @@ func (e *Evaluation) addLabelAnswer(v *answerView) (facts []factView) {
 	fact("exactly right", wording.Percent(m.SubsetAccuracy), "images with all labels right")
 	fact("Hamming loss", wording.Percent(m.HammingLoss), "wrong pairs of an image and a label")
 	fact("loss", fmt.Sprintf("%.4f", m.Loss), "binary cross-entropy")
+	if e.Calibrated != nil {
+		fact("calibration error", wording.Percent(m.Calibration.ECE), wording.Percent(e.Calibrated.Calibration.ECE)+" with spt predict --calibrated")
+	}
 	return facts
 }
 
@@ -68,6 +73,25 @@ func (e *Evaluation) labelTable(most int) *classesView {
 	}
 	v.Table.Caption = fmt.Sprintf("Mean of the labels: precision %s, recall %s, F1 %s. All pairs alike: %s, %s, %s. A label is predicted if its probability is at least its threshold; the average precision does not depend on it. Click on the head of a column to sort.",
 		wording.Percent(m.Macro.Precision), wording.Percent(m.Macro.Recall), wording.Percent(m.Macro.F1), wording.Percent(m.Micro.Precision), wording.Percent(m.Micro.Recall), wording.Percent(m.Micro.F1))
+	return v
+}
+
+// labelTable returns the table of the differences of the labels, with up to most rows.
+func (a *Against) labelTable(most int) *classesView {
+	labels := slices.Clone(a.Labels.Labels)
+	v := &classesView{Table: tableView{Sortable: true, Tall: true, Head: head("label", "images#", "average precision#", "of the other#", "difference in points#", "95% interval")}}
+	if len(labels) > most {
+		slices.SortStableFunc(labels, func(a, b evaluate.LabelDifference) int {
+			return cmp.Compare(math.Abs(b.Difference.Difference), math.Abs(a.Difference.Difference))
+		})
+		labels = labels[:most]
+		v.Note = fmt.Sprintf("The table shows the %s of %s labels with the largest differences.", wording.Thousands(most), wording.Thousands(len(a.Labels.Labels)))
+	}
+	for _, l := range labels {
+		v.Table.Rows = append(v.Table.Rows, []cellView{text(l.Label), count(l.Support), share(l.Second), share(l.First), number("%+.2f", 100*l.Difference.Difference),
+			text(fmt.Sprintf("%+.2f to %+.2f", 100*l.Interval.Low, 100*l.Interval.High))})
+	}
+	v.Table.Caption = fmt.Sprintf("The intervals come from %s bootstrap samples of the images. Of many labels, one in twenty differs by chance.", wording.Thousands(evaluate.Resamples))
 	return v
 }
 

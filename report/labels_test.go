@@ -16,12 +16,12 @@ func TestLabelPage(t *testing.T) {
 	if err := p.Add([]string{"a", "b", "c"}, []int32{1, 1, 0, 0, 1, 0, 1, 0, 0}, []float32{2, 1, -1, -2, 3, -1, 1, -1, -2}); err != nil {
 		t.Fatal(err)
 	}
-	e, err := NewLabelEvaluation("test", p, []float64{0.5, 0.25, 0.5})
+	e, err := NewLabelEvaluation("test", p, evaluate.Posthoc{Thresholds: []float64{0.5, 0.25, 0.5}, LabelCalibration: []evaluate.LabelCalibration{{Scale: 2}, {Scale: 2}, {Scale: 1, Offset: -1}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	v := (&Evaluated{Evaluation: e}).view()
-	if v.Confusion != nil || v.Mistakes != nil || v.Reliability != nil || len(v.Classes.Table.Rows) != 3 || len(v.Together.Table.Rows) != 1 {
+	if v.Confusion != nil || v.Mistakes != nil || v.Reliability == nil || len(v.Reliability.Charts) != 2 || len(v.Classes.Table.Rows) != 3 || len(v.Together.Table.Rows) != 1 {
 		t.Errorf("view %+v", v)
 	}
 	if v.Answer.Value != "100.00%" || !strings.Contains(v.Answer.What, "test mAP: the mean average precision of 2 labels, on 3 images") || len(v.Answer.Warnings) != 1 || !strings.Contains(v.Answer.Warnings[0], "eel") {

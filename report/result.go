@@ -248,22 +248,35 @@ func (e *Evaluated) view() *runView {
 		v.Answer.Sentences = append(v.Answer.Sentences, a.Sentence())
 	}
 	e.Evaluation.addTo(v, single)
+	if a := e.Against; a != nil && a.Labels != nil {
+		v.Beside = a.labelTable(single.rows)
+	}
 	if e.Data != nil {
 		v.Data = e.Data.view()
 	}
 	return v
 }
 
-// Against compares a classifier with another one on the same images.
+// Against compares a classifier with another one on the same images. The other classifier is the
+// first one of the comparison.
 type Against struct {
-	Other      string // the other classifier
+	Other string // the other classifier
+	// Comparison compares images with one label each, and Labels images with any number of labels.
+	// One of them is set.
 	Comparison *evaluate.Comparison
+	Labels     *evaluate.LabelComparison
 }
 
-// Sentence describes the comparison in words. The other classifier is the first one of the
-// comparison.
+// Sentence describes the comparison in words.
 func (a *Against) Sentence() string {
+	points := func(difference float64, i evaluate.Interval) string {
+		return fmt.Sprintf("%+.2f points, 95%% interval %+.2f to %+.2f", 100*difference, 100*i.Low, 100*i.High)
+	}
+	if l := a.Labels; l != nil {
+		return fmt.Sprintf("Beside %s: mAP %s, by a bootstrap over the images. All labels of an image are right only with this one in %s, only with the other in %d; p = %.3g by McNemar's exact test.",
+			a.Other, points(l.MAP.Difference, l.MAP.Interval), wording.Count(l.Exact.OnlySecond, "image"), l.Exact.OnlyFirst, l.Exact.P)
+	}
 	c := a.Comparison
-	return fmt.Sprintf("Beside %s: %s points, 95%% interval %+.2f to %+.2f. Only this one is right in %s, only the other in %d; p = %.3g by McNemar's exact test.",
-		a.Other, fmt.Sprintf("%+.2f", 100*c.Difference), 100*c.Interval.Low, 100*c.Interval.High, wording.Count(c.OnlySecond, "image"), c.OnlyFirst, c.P)
+	return fmt.Sprintf("Beside %s: %s. Only this one is right in %s, only the other in %d; p = %.3g by McNemar's exact test.",
+		a.Other, points(c.Difference, c.Interval), wording.Count(c.OnlySecond, "image"), c.OnlyFirst, c.P)
 }

@@ -45,6 +45,7 @@ type runView struct {
 	Confusion     *confusionView
 	Classes       *classesView
 	Together      *classesView // labels of the same image
+	Beside        *classesView // average precisions beside those of another classifier
 	Mistakes      *mistakesView
 	Reliability   *chartsView
 	Budget        *chartsView
@@ -267,6 +268,7 @@ func (r *runView) sections() (links []link) {
 	add(r.Confusion != nil, "confusion", "Confusions")
 	add(r.Classes != nil, "classes", "Classes")
 	add(r.Together != nil, "together", "Labels together")
+	add(r.Beside != nil, "beside", "Labels beside the other")
 	add(r.Mistakes != nil, "mistakes", "Mistakes")
 	add(r.Reliability != nil, "reliability", "Probabilities")
 	add(r.Budget != nil, "budget", "Where the budget went")
@@ -309,7 +311,7 @@ func splitName(split string) string {
 // addTo adds the sections about an evaluation.
 func (e *Evaluation) addTo(v *runView, d detail) {
 	if e.Labels != nil {
-		v.Classes, v.Together = e.labelTable(d.rows), e.together()
+		v.Classes, v.Together, v.Reliability = e.labelTable(d.rows), e.together(), e.reliability()
 		return
 	}
 	m := e.Metrics
@@ -403,15 +405,26 @@ func (e *Evaluation) image(r evaluate.Ranked) imageView {
 
 func (e *Evaluation) name(class int) string { return jsonfile.Text(e.Classes[class]) }
 
-// reliability returns the section on probabilities.
+// reliability returns the section on probabilities, or nil for runs that did not compute it.
 func (e *Evaluation) reliability() *chartsView {
-	c := e.Metrics.Calibration
-	v := &chartsView{Charts: []template.HTML{reliability("Reliability", c)}}
-	v.Sentences = append(v.Sentences, fmt.Sprintf("A well calibrated classifier is right in 90 %% of the cases in which it says 90 %%. The expected calibration error is %s, and the log loss %.4f.", wording.Percent(c.ECE), e.Metrics.LogLoss))
+	c, loss, scale, noun := evaluate.Calibration{}, 0.0, "", "image"
+	v := &chartsView{}
+	if e.Labels != nil {
+		c, loss, scale, noun = e.Labels.Calibration, e.Labels.Loss, "a scale and an offset for each label", "pair"
+		v.Sentences = append(v.Sentences, "The probabilities of labels are well calibrated if, among the pairs of an image and a label with a probability of 90 %, 90 % of the images have the label.")
+	} else {
+		c, loss, scale = e.Metrics.Calibration, e.Metrics.LogLoss, fmt.Sprintf("the temperature %.3f", e.Temperature)
+		v.Sentences = append(v.Sentences, "A well calibrated classifier is right in 90 % of the cases in which it says 90 %.")
+	}
+	if c.Bins == nil {
+		return nil
+	}
+	v.Charts = append(v.Charts, reliability("Reliability", noun, c))
+	v.Sentences[0] += fmt.Sprintf(" The expected calibration error is %s, and the log loss %.4f.", wording.Percent(c.ECE), loss)
 	if e.Calibrated != nil {
 		c := e.Calibrated.Calibration
-		v.Sentences = append(v.Sentences, fmt.Sprintf("With the temperature %.3f, which was fitted on validation images, they are %s and %.4f. spt predict --calibrated uses it.", e.Temperature, wording.Percent(c.ECE), e.Calibrated.LogLoss))
-		v.Charts = append(v.Charts, reliability(fmt.Sprintf("Reliability with the temperature %.3f", e.Temperature), c))
+		v.Sentences = append(v.Sentences, fmt.Sprintf("With %s, fitted on validation images, they are %s and %.4f. spt predict --calibrated uses this calibration.", scale, wording.Percent(c.ECE), e.Calibrated.LogLoss))
+		v.Charts = append(v.Charts, reliability("Reliability with "+scale, noun, c))
 	}
 	if c := e.Coverage(); c != nil {
 		v.Sentences = append(v.Sentences, "The last chart shows which share of the images is answered if an image with a lower probability is unknown, as with spt predict --reject-below, and the accuracy of these answers.")

@@ -31,14 +31,10 @@ type Candidate struct {
 	// BestEpoch is the epoch whose tuned tensors the candidate has, counted from 1, if it is not
 	// the last; see train.Options.Patience.
 	BestEpoch int `json:"best_epoch,omitempty"`
-	// Temperature calibrates the probabilities on the validation images; see
-	// evaluate.Predictions.Temperature. It is 0 if the objective does not classify, and if there
-	// are too few images or no temperature fits them.
-	Temperature float64 `json:"temperature,omitempty"`
-	// Thresholds holds the probability from which each label is predicted, chosen on the validation
-	// images; see evaluate.LabelPredictions.Thresholds. It is nil if images have one label each,
-	// and in the candidates of a Result.
-	Thresholds []float64 `json:"thresholds,omitempty"`
+	// Posthoc has the temperature, or the thresholds and calibrations of labels, of the validation
+	// images. It is zero if the objective does not classify, if there are too few images, and in
+	// the candidates of a Result, which have only the temperature.
+	evaluate.Posthoc
 	// Metrics holds the metrics of the validation images, and LabelMetrics those of images with
 	// several labels. Both are nil if the objective does not classify, and in the candidates of a
 	// Result.
@@ -106,14 +102,12 @@ type Result struct {
 	Metrics      *evaluate.Metrics      `json:"metrics,omitempty"`
 	LabelMetrics *evaluate.LabelMetrics `json:"label_metrics,omitempty"`
 	MetricsOf    string                 `json:"metrics_of,omitempty"`
-	// Thresholds holds the thresholds of the delta, one for each label. They come from the
-	// validation images of a training that did not use them. It is nil without such images, and if
-	// images have one label each.
-	Thresholds []float64 `json:"thresholds,omitempty"`
-	// Temperature is the temperature of the delta, which calibrates the probabilities. It comes
-	// from the validation images of a training that did not use them. It is 0 without one.
-	Temperature float64 `json:"temperature,omitempty"`
-	// Calibrated holds LogLoss and Calibration of the same images with Temperature.
+	// Posthoc has the temperature of the delta, or its thresholds and calibrations of labels. They
+	// come from the validation images of a training that did not use them. It is zero without such
+	// images.
+	evaluate.Posthoc
+	// Calibrated holds the metrics of the same images with calibrated probabilities. It is nil
+	// without a calibration.
 	Calibrated *Calibrated `json:"calibrated,omitempty"`
 	// TestMax is the highest test accuracy over all epochs, "test-max (paper protocol)". It is nil
 	// without TuneOptions.PaperProtocol.
@@ -133,10 +127,10 @@ type Result struct {
 	Skipped int `json:"skipped_images,omitempty"`
 }
 
-// TakeValidation sets the results on the validation images to those of c, the candidate that becomes
-// the result. The metrics of a test replace its metrics.
+// TakeValidation sets the results on the validation images to those of c, the candidate that
+// becomes the result. The metrics of a test replace its metrics.
 func (r *Result) TakeValidation(c *Candidate) {
-	r.Val, r.Temperature, r.Thresholds = &c.ValAccuracy, c.Temperature, c.Thresholds
+	r.Val, r.Posthoc = &c.ValAccuracy, c.Posthoc
 	if c.Metrics != nil || c.LabelMetrics != nil {
 		r.Metrics, r.LabelMetrics, r.MetricsOf = c.Metrics, c.LabelMetrics, "val"
 	}
@@ -161,8 +155,36 @@ func (r *Result) WaitShare() float64 {
 	return waited / seconds
 }
 
-// Calibrated holds the metrics that depend on the temperature of the probabilities.
+// Calibrated holds the metrics that depend on the calibration of the probabilities.
 type Calibrated struct {
-	LogLoss     float64              `json:"log_loss"`
+	LogLoss     float64              `json:"log_loss"` // with several labels, LabelMetrics.Loss
 	Calibration evaluate.Calibration `json:"calibration"`
+}
+
+// CalibratedClasses returns the metrics with the temperature, or nil if it is 0.
+func CalibratedClasses(p *evaluate.Predictions, temperature float64) (*Calibrated, error) {
+	if temperature == 0 {
+		return nil, nil
+	}
+	m, err := p.Metrics(temperature)
+	if err != nil {
+		return nil, err
+	}
+	return &Calibrated{LogLoss: m.LogLoss, Calibration: m.Calibration}, nil
+}
+
+// CalibratedLabels returns the metrics with calibrated labels, or nil without a calibration.
+func CalibratedLabels(p *evaluate.LabelPredictions, calibration []evaluate.LabelCalibration) (*Calibrated, error) {
+	if calibration == nil {
+		return nil, nil
+	}
+	calibrated, err := p.Calibrated(calibration)
+	if err != nil {
+		return nil, err
+	}
+	m, err := calibrated.Metrics(nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Calibrated{LogLoss: m.Loss, Calibration: m.Calibration}, nil
 }

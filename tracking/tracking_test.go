@@ -110,7 +110,7 @@ func (s *script) result() *run.Result {
 	return &run.Result{Finished: time.Date(2026, 5, 4, 5, 0, 0, 0, time.UTC), Method: "spt-lora", Budget: plan.MustParseBudget("600"), LR: 1e-3, Rank: 4,
 		Counts: peft.Counts{Structured: 500, Entries: 80, Head: 30}, Val: &val, Epochs: s.epochs[""], Seconds: 77, TrainedOn: "train+val",
 		Test:    &objective.Evaluation{Images: 10, Accuracy: 0.9, Loss: 0.4, Metrics: map[string]float64{"map": 0.7, "kappa": 0.1}},
-		Classes: []string{"cat", "dog", "fox"}, MetricsOf: "test", Temperature: 1.7,
+		Classes: []string{"cat", "dog", "fox"}, MetricsOf: "test", Posthoc: evaluate.Posthoc{Temperature: 1.7},
 		Metrics: &evaluate.Metrics{Images: 10, Correct: 9, Top5: 0.99, BalancedAccuracy: 0.91, Macro: evaluate.Means{F1: 0.92}, Kappa: 0.8, LogLoss: 0.41,
 			Calibration: evaluate.Calibration{ECE: 0.2}, Confusion: []evaluate.Cell{{Target: 0, Predicted: 0, Images: 4}, {Target: 1, Predicted: 1, Images: 5}, {Target: 2, Predicted: 0, Images: 1}}},
 		Calibrated: &run.Calibrated{LogLoss: 0.3, Calibration: evaluate.Calibration{ECE: 0.05}}}

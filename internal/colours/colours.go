@@ -36,8 +36,8 @@ func Samples(n, size, salt int) []dataset.Sample {
 	return out
 }
 
-// Labelled returns the images 0 to n-1 with the labels 0 to 2. Image i has label c, and its channel c
-// is bright, if bit c of i is set. A different salt gives different images of the same labels.
+// Labelled returns the images 0 to n-1 with the labels 0 to 2. Image i has label c, and its channel
+// c is bright, if bit c of i is set. A different salt gives different images of the same labels.
 func Labelled(n, size, salt int) []dataset.Sample {
 	var out []dataset.Sample
 	for i := range n {

@@ -1,18 +1,28 @@
 package chart
 
 import (
+	"cmp"
 	"fmt"
 	"html/template"
+	"strings"
 )
 
 // Reliability is a reliability diagram: the accuracy of predictions against their confidence. The
 // bars of a calibrated classifier end on the diagonal. A second chart below shows the number of
-// images in each bin.
+// predictions in each bin.
 type Reliability struct {
 	// Title, XLabel, YLabel and Description are the texts of the chart. The labels are "Confidence"
 	// and "Accuracy" by default. See the package comment.
 	Title, XLabel, YLabel, Description string
-	Bins                               []Bin
+	// Noun names one of the predictions. The default is "image".
+	Noun string
+	Bins []Bin
+}
+
+// noun returns Noun, and its plural with a capital letter.
+func (r Reliability) noun() (one, all string) {
+	one = cmp.Or(r.Noun, "image")
+	return one, strings.ToUpper(one[:1]) + one[1:] + "s"
 }
 
 // Bin holds the predictions with a confidence in an interval. All values are parts of 1.
@@ -31,6 +41,7 @@ type Bin struct {
 func (r Reliability) SVG() template.HTML {
 	c := newCanvas(460, r.Title)
 	xLabel, yLabel := r.XLabel, r.YLabel
+	noun, nouns := r.noun()
 	if xLabel == "" {
 		xLabel = "Confidence"
 	}
@@ -80,7 +91,7 @@ func (r Reliability) SVG() template.HTML {
 			c.add(`<path d="M%v %vh6m-3 0V%vm-3 0h6" fill="none" stroke="currentColor" stroke-width="1.5" pointer-events="none"/>`, px(middle-3), px(low), px(high))
 		}
 	}
-	q := c.plot(p.x, newScale(counts, false, false, true, 2), xLabel, "Images", 70)
+	q := c.plot(p.x, newScale(counts, false, false, true, 2), xLabel, nouns, 70)
 	total := 0
 	for _, b := range bins {
 		if b.Count > 0 {
@@ -93,10 +104,10 @@ func (r Reliability) SVG() template.HTML {
 		c.text((p.left+p.right)/2, (p.top+p.bottom)/2, `text-anchor="middle"`, "No data")
 	}
 	c.note(skipped, "1 bin is not shown: its values are not parts of 1.", "%s bins are not shown: their values are not parts of 1.")
-	sentences := []string{against("Reliability diagram", yLabel, xLabel), fmt.Sprintf("%s, %s.", plural(len(bins), "bin"), plural(total, "image"))}
+	sentences := []string{against("Reliability diagram", yLabel, xLabel), fmt.Sprintf("%s, %s.", plural(len(bins), "bin"), plural(total, noun))}
 	for _, b := range bins {
 		if b.Count > 0 {
-			sentences = append(sentences, fmt.Sprintf("Confidence %s to %s: accuracy %s of %s.", value(b.Low, true), value(b.High, true), value(b.Accuracy, true), plural(b.Count, "image")))
+			sentences = append(sentences, fmt.Sprintf("Confidence %s to %s: accuracy %s of %s.", value(b.Low, true), value(b.High, true), value(b.Accuracy, true), plural(b.Count, noun)))
 		}
 	}
 	return c.svg(r.Title, describe(r.Description, sentences...))
@@ -107,6 +118,7 @@ func (r Reliability) hover(b Bin) string {
 	if b.Hover != "" {
 		return b.Hover
 	}
-	return fmt.Sprintf("Confidence %s to %s\nMean confidence: %s\nAccuracy: %s%s\nImages: %s", value(b.Low, true), value(b.High, true), value(b.Confidence, true),
-		value(b.Accuracy, true), interval(b.AccuracyLow, b.AccuracyHigh, true), grouped(float64(b.Count), 0))
+	_, nouns := r.noun()
+	return fmt.Sprintf("Confidence %s to %s\nMean confidence: %s\nAccuracy: %s%s\n%s: %s", value(b.Low, true), value(b.High, true), value(b.Confidence, true),
+		value(b.Accuracy, true), interval(b.AccuracyLow, b.AccuracyHigh, true), nouns, grouped(float64(b.Count), 0))
 }
