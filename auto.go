@@ -248,7 +248,7 @@ func (t *Task) firstThatFits(ctx context.Context, sizes []int, open bool, least 
 		if short = at.chooseTraining(&chosen, choices, least); short != nil {
 			continue
 		}
-		// The check decodes all images, so the time has gone on.
+		// The check may decode many images, so the time has gone on.
 		if err := at.CheckImages(ctx, report); err != nil {
 			return nil, err
 		}
@@ -390,10 +390,15 @@ func (t *Task) chooseAugment(ctx context.Context, o *run.TuneOptions, choices *C
 	training := o.Train
 	training.Steps, training.Patience, training.LR = steps, 0, recipe.LearningRate(lora, steps, training.BatchSize)
 	for _, preset := range presets {
-		trained, err := tasks[preset].Train(ctx, s, TrainOptions{Options: training.WithDefaults(len(t.data.Train)), Progress: func(e progress.Event) {
+		o := TrainOptions{Options: training.WithDefaults(len(t.data.Train)), Progress: func(e progress.Event) {
 			e.Candidate = "augmentation " + preset
 			report.Report(e)
-		}})
+		}}
+		var trained *Trained
+		err := t.skipping(ctx, report, o.reads(), func() (err error) {
+			trained, err = tasks[preset].Train(ctx, s, o)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -33,6 +33,8 @@ const featureBatch = 64
 type fitted struct {
 	result  *run.Candidate
 	trained *Trained // its head
+	// test is the evaluation of the probe on the test images; nil before testProbe
+	test *objective.Evaluation
 	// the features of the training and the validation images; empty in a resumed run
 	in, val probe.Features
 	// the head with a bounded norm, with which scoring and training start
@@ -87,7 +89,18 @@ const featureChunk = 256
 // It also measures the speed of the forward pass. If the images may take longer than until, it
 // reads the training images in random order after the validation images, and leaves out those that
 // come after this time. A zero until is no limit.
+//
+// features skips broken images; see SkipBroken.
 func (t *Task) features(ctx context.Context, until time.Time, report progress.Func) (in, val probe.Features, err error) {
+	err = t.skipping(ctx, report, []string{"train", "val"}, func() (err error) {
+		in, val, err = t.featuresOnce(ctx, until, report)
+		return err
+	})
+	return in, val, err
+}
+
+// featuresOnce is features for images that can all be decoded.
+func (t *Task) featuresOnce(ctx context.Context, until time.Time, report progress.Func) (in, val probe.Features, err error) {
 	p, err := t.frozen()
 	if err != nil {
 		return in, val, err
@@ -206,7 +219,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, un
 		return nil, err
 	}
 	report.Report(progress.Event{Stage: progress.Probe, Detail: result})
-	return &fitted{result, trained, in, val, scaled(trained.Tuned, head.Scale)}, nil
+	return &fitted{result: result, trained: trained, in: in, val: val, start: scaled(trained.Tuned, head.Scale)}, nil
 }
 
 // isProbe reports whether the linear probe of the run is the training of t: t tunes only the head.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/sptune/spt/backbone"
@@ -31,8 +33,18 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 	return t.score(ctx, o, nil, report)
 }
 
-// score is Score with the values of the head; nil for random values.
-func (t *Task) score(ctx context.Context, o sensitivity.Options, values checkpoint.StateDict, report progress.Func) (*sensitivity.Scores, error) {
+// score is Score with the values of the head; nil for random values. It skips broken images; see
+// SkipBroken.
+func (t *Task) score(ctx context.Context, o sensitivity.Options, values checkpoint.StateDict, report progress.Func) (scores *sensitivity.Scores, err error) {
+	err = t.skipping(ctx, report, []string{"train"}, func() (err error) {
+		scores, err = t.scoreOnce(ctx, o, values, report)
+		return err
+	})
+	return scores, err
+}
+
+// scoreOnce is score for images that can all be decoded.
+func (t *Task) scoreOnce(ctx context.Context, o sensitivity.Options, values checkpoint.StateDict, report progress.Func) (*sensitivity.Scores, error) {
 	o = o.WithDefaults()
 	if err := o.Validate(); err != nil {
 		return nil, optionError(err)
@@ -151,6 +163,15 @@ type Trained struct {
 	Best int
 }
 
+// reads returns the splits that a training reads.
+func (o TrainOptions) reads() []string {
+	splits := []string{"train", "val"}
+	if o.TestEveryEpoch {
+		splits = append(splits, "test")
+	}
+	return splits
+}
+
 // Train is stage 3. It tunes the selection s on the train split and returns the tuned values. A
 // selection that does not fit the backbone is an error. A broken training state in o.Checkpoint and
 // training images of a single class are a [*run.InputError].
@@ -160,6 +181,14 @@ func (t *Task) Train(ctx context.Context, s peft.Selection, o TrainOptions) (*Tr
 		return nil, err
 	}
 	return t.do(ctx, training, o)
+}
+
+// removeState removes the file that keeps the state of a training, if it exists.
+func removeState(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the state of the training: %w", err)
+	}
+	return nil
 }
 
 // training returns a training of the selection s, for do.

@@ -61,6 +61,7 @@ type Task struct {
 	eval, train dataset.Transform
 	cache       *dataset.Cache
 	checked     bool                 // CheckImages has succeeded
+	folderOf    run.Folder           // the run that uses the task; empty if there is none
 	states      map[string]fileState // of the files that runs read, before CheckImages
 	imageData   map[imagesKey]*train.Data
 	forward     time.Duration // time of the forward pass of an image; 0 if it was not measured
@@ -242,6 +243,7 @@ func (t *Task) Create(ctx context.Context, dir string, c *run.Config, report pro
 	if err := t.CheckImages(ctx, report); err != nil {
 		return "", err
 	}
+	c.Data.RecordBroken(t.data)
 	if path := c.Tune.FromDelta; path != "" {
 		if _, err := t.loadStart(path, c.Tune); err != nil {
 			return "", err
@@ -315,21 +317,80 @@ func (t *Task) Compute() run.ComputeConfig { return t.config.Compute }
 // unused. It is nil for the embedded backbone and for a Task that [New] made.
 func (t *Task) CheckpointReport() *checkpoint.Report { return t.tensors }
 
-// CheckImages decodes every image once, into the cache, and so finds broken images before training.
-// If the data set was opened with SkipBadImages, broken images are removed from the splits and
-// listed in Data().Skipped. Otherwise a broken image is a [*run.InputError]. After one success,
-// CheckImages does nothing.
+// CheckImages finds broken images before training. It decodes images into the cache while the cache
+// has room. Of all others it reads the first and the last bytes, which show most kinds of damage;
+// the stage that reads such an image first decodes it (dataset.CheckOptions.Quick). If the data set
+// was opened with SkipBadImages, broken images are removed from the splits and listed in
+// Data().Skipped. Otherwise a broken image is a [*run.InputError]. After one success, CheckImages
+// does nothing.
+//
+// A stage that meets an image that cannot be decoded returns a [*dataset.ImageError];
+// [Task.SkipBroken] removes such images. Tune, TrainRun and Prepare call it themselves.
 func (t *Task) CheckImages(ctx context.Context, report progress.Func) error {
 	if t.checked {
 		return nil
 	}
 	t.states = t.fileStates()
-	err := t.data.CheckImages(ctx, dataset.CheckOptions{Cache: t.cache, Transform: t.eval, TrainTransform: t.train, Workers: t.config.Data.Images.Workers, Progress: report})
+	err := t.check(ctx, dataset.CheckOptions{Quick: true, Progress: report})
+	t.checked = err == nil
+	return err
+}
+
+// check checks the images with the cache and the transforms of the task.
+func (t *Task) check(ctx context.Context, o dataset.CheckOptions) error {
+	o.Cache, o.Transform, o.TrainTransform, o.Workers = t.cache, t.eval, t.train, t.config.Data.Images.Workers
+	err := t.data.CheckImages(ctx, o)
 	if err != nil && ctx.Err() == nil {
 		return &run.InputError{Err: err}
 	}
-	t.checked = err == nil
 	return err
+}
+
+// SkipBroken reports whether to repeat a stage that reads the named splits and that ended with err.
+// This is so if the data set skips bad images, and err is about an image that cannot be decoded.
+// SkipBroken then decodes all images of the splits, removes the broken ones and lists them in
+// Data().Skipped. If err is about anything else, SkipBroken returns false. Without names of splits,
+// it decodes the images of all splits.
+func (t *Task) SkipBroken(ctx context.Context, err error, report progress.Func, splits ...string) (again bool, failed error) {
+	var bad *dataset.ImageError
+	if !t.data.Options.SkipBadImages || !errors.As(err, &bad) {
+		return false, nil
+	}
+	before := len(t.data.Skipped)
+	if err := t.check(ctx, dataset.CheckOptions{Splits: splits, Progress: report}); err != nil {
+		return false, err
+	}
+	skipped := t.data.Skipped[before:]
+	if len(skipped) == 0 { // the image can be decoded now
+		return false, nil
+	}
+	clear(t.imageData)
+	for _, s := range skipped {
+		report.Report(progress.Event{Stage: progress.Note, Item: fmt.Sprintf("skipped %s (%s): %v", s.Path, s.Where, s.Err)})
+	}
+	if t.folderOf != "" {
+		if err := t.folderOf.RecordBroken(t.data); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// skipping calls stage, which reads the named splits, and calls it again if SkipBroken says so.
+func (t *Task) skipping(ctx context.Context, report progress.Func, splits []string, stage func() error) error {
+	for {
+		err := stage()
+		if err == nil {
+			return nil
+		}
+		again, failed := t.SkipBroken(ctx, err, report, splits...)
+		switch {
+		case failed != nil:
+			return failed
+		case !again:
+			return err
+		}
+	}
 }
 
 // trainable returns an error if the training images have only one target.

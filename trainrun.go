@@ -57,8 +57,7 @@ func (t *Task) TrainRun(ctx context.Context, o run.TrainOptions, p *plan.Plan, d
 	if err != nil {
 		return nil, err
 	}
-	predictions, sink := r.predictions(t.data.Val)
-	trained, err := r.train(ctx, training, "", folder, TrainOptions{Options: o.Train, WithVal: o.WithVal, ValSink: sink})
+	trained, predictions, err := r.train(ctx, training, "", folder, TrainOptions{Options: o.Train, WithVal: o.WithVal})
 	if err != nil {
 		return nil, err
 	}

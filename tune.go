@@ -14,6 +14,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
@@ -104,11 +105,16 @@ func (t *Task) folder(ctx context.Context, dir string, c *run.Config, report pro
 	folder := run.Folder(dir)
 	if _, err := os.Stat(folder.Path(run.ConfigFile)); errors.Is(err, fs.ErrNotExist) {
 		_, err := t.Create(ctx, dir, c, report)
+		t.folderOf = folder
 		return folder, nil, err
 	}
 	_, recorded, err := run.Open(dir)
 	if err == nil {
 		err = folder.RemoveLeftovers()
+	}
+	if err == nil {
+		t.folderOf = folder
+		err = recorded.Data.SkipBroken(t.data)
 	}
 	if err == nil && (recorded.Train == nil) != (c.Train == nil) {
 		err = &run.OptionError{Option: "run-folder", Err: fmt.Errorf("%s holds another kind of run: a run of all stages and a single training cannot share a folder; choose another folder", dir)}
@@ -187,6 +193,12 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		if r.probed, err = r.probe(ctx, r.folder.Probe(), r.o.Train, until, r.report); err != nil {
 			return nil, err
 		}
+		// A broken test image shows before the training. A resumed run tests the probe at its end.
+		if r.o.Method != method.Linear && !r.o.ValidationOnly && r.deadline.IsZero() && r.probed.in.Len() > 0 && len(r.data.Test) > 0 {
+			if err := r.testProbe(ctx); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if r.o.FromDelta != "" {
 		if r.from, err = r.startDelta(); err != nil {
@@ -240,6 +252,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	result.Skipped = len(r.data.Skipped)
 	r.recordChanges(result, r.report)
 	return result, run.SaveResult(r.folder, result)
 }
@@ -340,8 +353,7 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	}
 	// on the CPU, compiling is fast, but kept programs hold memory
 	s.run.Keep = backend.OnDevice(r.be)
-	predictions, sink := r.predictions(r.data.Val)
-	trained, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: next.recipe(r.o), ValSink: sink})
+	trained, predictions, err := r.train(ctx, s.run, name, folder, TrainOptions{Options: next.recipe(r.o)})
 	if err != nil {
 		return nil, err
 	}
@@ -402,7 +414,7 @@ func (r *runner) final(ctx context.Context, chosen candidate, validated *run.Can
 		o.Steps = 0
 		o = o.WithEpochs(validated.BestEpoch)
 	}
-	trained, err := r.train(ctx, s.run, "", r.folder, TrainOptions{Options: o, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
+	trained, _, err := r.train(ctx, s.run, "", r.folder, TrainOptions{Options: o, WithVal: result.TrainedOn == "train+val", TestEveryEpoch: r.o.PaperProtocol})
 	if err != nil {
 		return err
 	}
@@ -418,7 +430,7 @@ func (r *runner) final(ctx context.Context, chosen candidate, validated *run.Can
 		if r.isProbe(trained.Tuning) {
 			return r.evaluate(ctx, trained, r.data.Test, sink, report)
 		}
-		return s.run.Evaluate(ctx, s.run.Later, sink, report)
+		return s.run.Evaluate(ctx, r.images(r.eval, r.data.Test, nil), sink, report)
 	})
 }
 
@@ -464,6 +476,12 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 	}
 	if len(r.data.Test) > 0 {
 		e, predictions, err := r.test(ctx, trained, evaluate)
+		if bad := (*dataset.ImageError)(nil); errors.As(err, &bad) {
+			if err := r.saveDelta(trained, p, result, metrics); err != nil {
+				return err
+			}
+			err = fmt.Errorf("testing: %w; the trained delta is in %s", err, r.folder)
+		}
 		if err != nil {
 			return err
 		}
@@ -477,6 +495,11 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 		metrics["test_accuracy"] = e.Accuracy
 	}
 	result.Finished = time.Now().UTC()
+	return r.saveDelta(trained, p, result, metrics)
+}
+
+// saveDelta saves the delta of the run.
+func (r *runner) saveDelta(trained *Trained, p *plan.Plan, result *run.Result, metrics map[string]float64) error {
 	d := r.Delta(result.Method, trained, p, metrics)
 	d.Posthoc = result.Posthoc
 	return d.Save(string(r.folder))
@@ -484,7 +507,16 @@ func (r *runner) deliver(ctx context.Context, trained *Trained, p *plan.Plan, re
 
 // test evaluates the test images. all evaluates all of them. If there may be too little time for
 // them, test takes them in random order and stops when the time is over.
-func (r *runner) test(ctx context.Context, trained *Trained, all func(train.Sink, progress.Func) (objective.Evaluation, error)) (objective.Evaluation, *Predicted, error) {
+func (r *runner) test(ctx context.Context, trained *Trained, all func(train.Sink, progress.Func) (objective.Evaluation, error)) (e objective.Evaluation, predictions *Predicted, err error) {
+	err = r.skipping(ctx, r.report, []string{"test"}, func() (err error) {
+		e, predictions, err = r.testOnce(ctx, trained, all)
+		return err
+	})
+	return e, predictions, err
+}
+
+// testOnce is test for test images that can all be decoded.
+func (r *runner) testOnce(ctx context.Context, trained *Trained, all func(train.Sink, progress.Func) (objective.Evaluation, error)) (objective.Evaluation, *Predicted, error) {
 	report := func(e progress.Event) {
 		e.Stage = progress.Test
 		r.report.Report(e)
@@ -517,13 +549,47 @@ func (r *runner) compareProbe(ctx context.Context, result *run.Result) error {
 	if result.Test == nil || result.Method == method.Linear || !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime() {
 		return nil
 	}
-	e, err := r.evaluate(ctx, r.probed.trained, r.data.Test, nil, nil)
-	result.ProbeTest = &e
-	return err
+	if r.probed.test == nil {
+		if err := r.testProbe(ctx); err != nil {
+			return err
+		}
+	}
+	result.ProbeTest = r.probed.test
+	return nil
 }
 
-// train runs one training and keeps its state and metrics in folder.
-func (r *runner) train(ctx context.Context, training *train.Run, candidate string, folder run.Folder, o TrainOptions) (*Trained, error) {
+// testProbe evaluates the linear probe on the test images.
+func (r *runner) testProbe(ctx context.Context) error {
+	return r.skipping(ctx, r.report, []string{"test"}, func() error {
+		e, err := r.evaluate(ctx, r.probed.trained, r.data.Test, nil, func(e progress.Event) {
+			e.Item = "test"
+			r.report.Report(e)
+		})
+		r.probed.test = &e
+		return err
+	})
+}
+
+// train runs one training and keeps its state and metrics in folder. It also returns the
+// predictions of the validation images, which are empty with o.WithVal.
+func (r *runner) train(ctx context.Context, training *train.Run, candidate string, folder run.Folder, o TrainOptions) (trained *Trained, predictions *Predicted, err error) {
+	again := false
+	err = r.skipping(ctx, r.report, o.reads(), func() (err error) {
+		if again { // the state is that of a training with the skipped images
+			if err := removeState(folder.Path(run.TrainStateFile)); err != nil {
+				return err
+			}
+		}
+		again = true
+		predictions, o.ValSink = r.predictions(r.data.Val)
+		trained, err = r.trainOnce(ctx, training, candidate, folder, o)
+		return err
+	})
+	return trained, predictions, err
+}
+
+// trainOnce is train without the predictions, for images that can all be decoded.
+func (r *runner) trainOnce(ctx context.Context, training *train.Run, candidate string, folder run.Folder, o TrainOptions) (*Trained, error) {
 	if r.isProbe(training.Tuning) {
 		return r.trainedProbe(ctx, folder, o)
 	}

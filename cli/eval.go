@@ -110,7 +110,11 @@ and the splits are those of the run of the first one.`,
 				a.message("note: the splits differ from the splits of the run in %s: now %s, in the run %s; the delta may have been trained on some of these images", o.delta, now, then)
 			}
 		}
-		samples := func() []dataset.Sample { // CheckImages changes the splits
+		var splits []string // nil: all
+		if split != "all" {
+			splits = []string{split}
+		}
+		samples := func() []dataset.Sample { // CheckImages and SkipBroken change the splits
 			return map[string][]dataset.Sample{"test": d.Test, "val": d.Val, "train": d.Train, "all": slices.Concat(d.Train, d.Val, d.Test)}[split]
 		}
 		if len(samples()) == 0 {
@@ -143,7 +147,17 @@ and the splits are those of the run of the first one.`,
 				return err
 			}
 		}
-		e, predictions, err := task.Evaluate(ctx, t.trained, split, samples(), p.event)
+		var e objective.Evaluation
+		var predictions *spt.Predicted
+		for again := true; again; {
+			if e, predictions, err = task.Evaluate(ctx, t.trained, split, samples(), p.event); err == nil {
+				break
+			}
+			var failed error
+			if again, failed = task.SkipBroken(ctx, err, p.event, splits...); failed != nil {
+				return failed
+			}
+		}
 		if err != nil {
 			return err
 		}

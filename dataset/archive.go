@@ -160,9 +160,7 @@ func (c *container) contentsOf(f io.ReaderAt, m *member, limit int64) (data []by
 			}
 		}
 	}
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
+	err = noEOF(err)
 	if err == nil && m.checked && crc32.ChecksumIEEE(data) != m.sum {
 		err = errors.New("its checksum differs from the checksum in the archive: the archive is damaged")
 	}
@@ -185,6 +183,27 @@ func (s archiveImage) encoded() ([]byte, error) {
 		return nil, fmt.Errorf("reading image %s: %w", s.path, err)
 	}
 	return data, nil
+}
+
+// ends implements partial. The bytes of a compressed file cannot be read alone.
+func (s archiveImage) ends(n int) (first, last []byte, size int64, err error) {
+	m := s.member
+	switch {
+	case m.method == methodDeflate && m.size <= maxEncodedBytes:
+		return nil, nil, 0, nil
+	case m.method != methodStore || m.size > maxEncodedBytes:
+		_, err := s.encoded() // says why it cannot be read
+		return nil, nil, 0, err
+	}
+	f, err := s.from.open()
+	if err == nil {
+		defer f.Close()
+		first, last, err = endsOf(io.NewSectionReader(f, m.offset, m.size), m.size, n)
+	}
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("reading image %s: %w", s.path, err)
+	}
+	return first, last, m.size, nil
 }
 
 func (s archiveImage) size() int64  { return s.member.size }

@@ -188,11 +188,14 @@ func tarOf(headers []tar.Header, contents [][]byte) []byte {
 }
 
 // makeZip returns an archive of the files, compressed.
-func makeZip(files map[string][]byte) []byte {
+func makeZip(files map[string][]byte) []byte { return zipOf(files, zip.Deflate) }
+
+// zipOf returns an archive of the files, compressed with the given method.
+func zipOf(files map[string][]byte, method uint16) []byte {
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		f, err := w.Create(name)
+		f, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: method})
 		if err != nil {
 			panic(err)
 		}

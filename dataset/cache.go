@@ -18,6 +18,7 @@ type Cache struct {
 
 	mu     sync.Mutex
 	used   int64 // bytes
+	full   bool  // an image did not fit
 	images map[cacheKey]*RGB
 }
 
@@ -81,6 +82,17 @@ func (c *Cache) get(k cacheKey) *RGB {
 	return c.images[k]
 }
 
+// hasRoom reports whether the cache holds the image for a key, or has had room for all images so
+// far.
+func (c *Cache) hasRoom(k cacheKey) bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.full || c.images[k] != nil
+}
+
 // put keeps an image if it fits. If two workers have decoded the same image, the cache keeps the
 // first result.
 func (c *Cache) put(k cacheKey, m *RGB) {
@@ -90,7 +102,11 @@ func (c *Cache) put(k cacheKey, m *RGB) {
 	size := int64(len(m.Pix) + len(k.path) + entryBytes)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.images[k] != nil || c.used+size > c.limit {
+	if c.images[k] != nil {
+		return
+	}
+	if c.used+size > c.limit {
+		c.full = true
 		return
 	}
 	c.images[k] = m

@@ -99,20 +99,39 @@ func decodeImage(data []byte) (m *RGB, err error) {
 	if err != nil {
 		return nil, decodeError(f, data, err)
 	}
-	if width <= 0 || height <= 0 {
-		return nil, fmt.Errorf("the %s header has a size of %d×%d pixels: width and height must be 1 or more", f.name, width, height)
-	}
-	if width > maxPixels/height {
-		return nil, fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", f.name, width, height, maxPixels)
-	}
-	if width > maxEdge || height > maxEdge {
-		return nil, fmt.Errorf("%s of %d×%d pixels: width and height must be at most %d pixels", f.name, width, height, maxEdge)
+	if err := checkSize(f.name, width, height); err != nil {
+		return nil, err
 	}
 	m, err = f.decode(data)
 	if err != nil {
 		return nil, decodeError(f, data, err)
 	}
 	return orient(m, orientation(f.name, data)), nil
+}
+
+// checkSize returns an error for an image of the named format without area, or with more pixels than
+// the limits.
+func checkSize(name string, width, height int) error {
+	switch {
+	case width <= 0 || height <= 0:
+		return fmt.Errorf("the %s header has a size of %d×%d pixels: width and height must be 1 or more", name, width, height)
+	case width > maxPixels/height:
+		return fmt.Errorf("%s of %d×%d pixels: more than the limit of %d pixels", name, width, height, maxPixels)
+	case width > maxEdge || height > maxEdge:
+		return fmt.Errorf("%s of %d×%d pixels: width and height must be at most %d pixels", name, width, height, maxEdge)
+	}
+	return nil
+}
+
+// dimensions returns the width and the height, in pixels, that the header of a file states. It
+// returns an error if the decoder panics on a broken header.
+func (f format) dimensions(data []byte) (width, height int, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("broken %s: the decoder failed with %q", f.name, fmt.Sprint(p))
+		}
+	}()
+	return f.size(data)
 }
 
 // decodeError adds the format to an error of a decoder. Some decoders return a bare io.EOF for a

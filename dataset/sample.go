@@ -92,27 +92,75 @@ func (s Sample) read() (m *RGB, encoded []byte, err error) {
 
 // encoded returns the contents of the file. It returns an error if the file is not regular or has
 // more than maxEncodedBytes.
-func (f imageFile) encoded() ([]byte, error) {
-	path := string(f)
-	info, err := findFile(disk{}, path)
+func (f imageFile) encoded() (data []byte, err error) {
+	err = f.reading(func(file *os.File, size int64) error {
+		// The buffer is allocated once with the right size. io.ReadAll would grow it in steps.
+		data = make([]byte, size)
+		_, err := io.ReadFull(file, data)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
+	return data, nil
+}
+
+// ends implements partial.
+func (f imageFile) ends(n int) (first, last []byte, size int64, err error) {
+	err = f.reading(func(file *os.File, bytes int64) (err error) {
+		size = bytes
+		first, last, err = endsOf(file, size, n)
+		return err
+	})
+	return first, last, size, err
+}
+
+// endsOf returns the first and the last bytes of a file of the given size, at most n of each.
+func endsOf(r io.ReaderAt, size int64, n int) (first, last []byte, err error) {
+	first = make([]byte, min(int64(n), size))
+	if size == 0 { // a SectionReader returns io.EOF
+		return first, first, nil
+	}
+	if _, err := r.ReadAt(first, 0); err != nil {
+		return nil, nil, noEOF(err)
+	}
+	if size <= int64(n) {
+		return first, first, nil
+	}
+	last = make([]byte, n)
+	_, err = r.ReadAt(last, size-int64(n))
+	return first, last, noEOF(err)
+}
+
+// noEOF returns io.ErrUnexpectedEOF for io.EOF, and other errors as they are.
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// reading calls read with the open file and its size in bytes. It returns an error if the file is
+// not regular or has more than maxEncodedBytes.
+func (f imageFile) reading(read func(file *os.File, size int64) error) error {
+	path := string(f)
+	info, err := findFile(disk{}, path)
+	if err != nil {
+		return err
+	}
 	size := info.Size()
 	if size > maxEncodedBytes {
-		return nil, fmt.Errorf("image %s has %d bytes, more than the limit of %d bytes", path, size, maxEncodedBytes)
+		return fmt.Errorf("image %s has %d bytes, more than the limit of %d bytes", path, size, maxEncodedBytes)
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("opening image: %w", err)
+		return fmt.Errorf("opening image: %w", err)
 	}
 	defer file.Close()
-	// The buffer is allocated once with the right size. io.ReadAll would grow its buffer in steps.
-	data := make([]byte, size)
-	if _, err := io.ReadFull(file, data); err != nil {
-		return nil, fmt.Errorf("reading image %s: %w", path, err)
+	if err := read(file, size); err != nil {
+		return fmt.Errorf("reading image %s: %w", path, err)
 	}
-	return data, nil
+	return nil
 }
 
 // size returns the size of a regular file.
@@ -207,10 +255,5 @@ func (s Sample) dimensions() (width, height int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("broken %s: the decoder failed with %q", f.name, fmt.Sprint(p))
-		}
-	}()
-	return f.size(data)
+	return f.dimensions(data)
 }

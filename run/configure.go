@@ -183,7 +183,7 @@ func (c *Config) forget(n *yamlfile.Node) {
 	if c.Tune.Train.ClassWeights != "" { // Task.Effective has filled in the values
 		c.Tune.Train.ClassWeightValues = nil
 	}
-	c.Data.Split, c.Data.Samples, c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test = "", "", 0, 0, 0, 0
+	c.Data.Split, c.Data.Samples, c.Data.Broken, c.Data.Classes, c.Data.Train, c.Data.Val, c.Data.Test = "", "", nil, 0, 0, 0, 0
 }
 
 // makeAbsolute makes the paths in c absolute, except the path of the model.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/internal/hub"
+	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/progress"
 )
@@ -80,6 +81,11 @@ type DataConfig struct {
 	Test  int `json:"test"`
 	// Samples is the fingerprint of the data set; see dataset.Dataset.Fingerprint.
 	Samples string `json:"samples,omitempty"`
+
+	// Broken holds the images that are skipped because they cannot be decoded: their names, as
+	// dataset.Dataset.NameOf returns them, and the reasons. Open removes them from the splits
+	// without reading them. RecordBroken sets it. Default: none is known.
+	Broken map[string]string `json:"broken,omitempty"`
 
 	// Images configures how images are resized and augmented.
 	Images ImageOptions `json:"images"`
@@ -162,7 +168,7 @@ func (c *DataConfig) Open(ctx context.Context, report progress.Func) (*dataset.D
 		if err != nil {
 			return nil, err
 		}
-		return d, c.compare(d)
+		return d, c.accept(d)
 	}
 	c.Commit = ""
 	if !IsDataPath(c.Path) {
@@ -181,7 +187,40 @@ func (c *DataConfig) Open(ctx context.Context, report progress.Func) (*dataset.D
 		}
 		return nil, &InputError{Err: err}
 	}
-	return d, c.compare(d)
+	return d, c.accept(d)
+}
+
+// accept compares d with the data set of the run, if c is the configuration of a run, and removes
+// the images of Broken.
+func (c *DataConfig) accept(d *dataset.Dataset) error {
+	if err := c.compare(d); err != nil {
+		return err
+	}
+	return c.SkipBroken(d)
+}
+
+// SkipBroken removes the images of Broken from d, without reading them. An error is an
+// [*InputError].
+func (c *DataConfig) SkipBroken(d *dataset.Dataset) error {
+	if len(c.Broken) == 0 || !d.Options.SkipBadImages {
+		return nil
+	}
+	if err := d.SkipImages(func(name string) string { return c.Broken[jsonfile.Text(name)] }); err != nil {
+		return &InputError{Err: err}
+	}
+	return nil
+}
+
+// RecordBroken sets Broken to the images that d skips because they cannot be decoded. It leaves out
+// missing images, which Open finds.
+func (c *DataConfig) RecordBroken(d *dataset.Dataset) {
+	c.Broken = nil
+	for _, s := range d.Skipped[len(d.AsOpened().Skipped):] {
+		if c.Broken == nil {
+			c.Broken = make(map[string]string)
+		}
+		c.Broken[jsonfile.Text(d.NameOf(dataset.Sample{Path: s.Path}))] = s.Err.Error()
+	}
 }
 
 // compare returns an error if c holds the splits and the numbers of a run, and d has others.

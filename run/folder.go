@@ -148,6 +148,16 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	return jsonfile.Write(f.Path(ConfigFile), c)
 }
 
+// RecordBroken records the images that data skips because they cannot be decoded in config.json.
+func (f Folder) RecordBroken(data *dataset.Dataset) error {
+	_, c, err := Open(string(f))
+	if err != nil {
+		return err
+	}
+	c.Data.RecordBroken(data)
+	return jsonfile.Write(f.Path(ConfigFile), &c)
+}
+
 // CheckData returns an [*InputError] if data is not the data set of the run in f, whose
 // configuration has the data c. The error is about names, labels and sizes of images, and about
 // names of classes. The pixels are not compared.
