@@ -174,7 +174,7 @@ func flagTable() []flagRow {
 				"splits hold whole groups",
 			kind: "REGEXP", field: func(o *options) any { return &o.config.Data.GroupPattern }},
 		{name: "group-duplicates", on: "tune score train eval data-verify", group: dataGroup,
-			help:  "keep equal and nearly equal images on one side of a split; every image is decoded once more for it",
+			help:  "keep equal and nearly equal images on one side of a split; every image is decoded once for it, and a cache keeps its hash",
 			field: func(o *options) any { return &o.config.Data.GroupDuplicates }},
 		{name: "folds", on: "tune", group: dataGroup, common: true,
 			help: "the number of folds of a cross-validation: one run for each fold, which tests on its images and trains on all " +

@@ -100,6 +100,10 @@ func describe(e progress.Event, score string) string {
 		return ""
 	case e.Stage == progress.Features:
 		return strings.TrimSpace(fmt.Sprintf("computed the features of %s %s", count(e.Total, "image"), e.Item))
+	case e.Stage == progress.Hashes:
+		return fmt.Sprintf("hashed %s", count(e.Total, "image"))
+	case e.Stage == progress.Compare:
+		return fmt.Sprintf("compared %s", count(e.Total, "similar image"))
 	case e.Stage == progress.Images:
 		return fmt.Sprintf("checked %s", count(e.Total, "image"))
 	case e.Stage == progress.Score:
@@ -134,6 +138,10 @@ func stageName(e progress.Event) string {
 		return "fetching " + tail(e.Item, 24)
 	case progress.Upload:
 		return "uploading " + tail(e.Item, 24)
+	case progress.Hashes:
+		return "hashing images"
+	case progress.Compare:
+		return "comparing images"
 	case progress.Images:
 		return "checking images"
 	case progress.Features:

@@ -83,6 +83,7 @@ func interruptions() []interruption {
 		{verb: "models", phase: "all", reason: "counts the work of backbones for about a second, and reads no file"},
 
 		{verb: "tune", phase: "opening", copies: "vit.safetensors", hold: "vit.safetensors", args: "tune --model vit.safetensors --data DIR/split --out run" + tuneOptions, absent: []string{"run"}},
+		{verb: "tune", phase: "hashing", copies: "data", hold: "data/red/03.png", args: "tune --model DIR/vit.safetensors --data data --group-duplicates --out run" + tuneOptions, absent: []string{"run"}},
 		{verb: "tune", phase: "listing", copies: "table", hold: "table/list.csv", args: "tune --model DIR/vit.safetensors --data table/list.csv --out run" + tuneOptions, absent: []string{"run"}},
 		{verb: "tune", phase: "decoding", copies: "data", hold: "data/red/03.png", args: "tune --model DIR/vit.safetensors --data data --out run" + tuneOptions, absent: []string{"run"}, signal: syscall.SIGTERM},
 		// A resumed run decodes the images after it has told how to continue.

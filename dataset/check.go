@@ -71,7 +71,7 @@ func (d *Dataset) CheckImages(ctx context.Context, o CheckOptions) error {
 			total += len(*s.samples)
 		}
 	}
-	done := counter(total, o.Progress)
+	done := counter(total, progress.Images, o.Progress)
 	bad := make(map[string][]error)
 	for _, s := range checked {
 		samples, transform := *s.samples, o.Transform
@@ -215,9 +215,9 @@ func seemsWhole(first, last []byte, size int64) bool {
 	return true
 }
 
-// counter returns a function that adds one to a count of images and reports the count. Total is the
-// final count. Several goroutines may call the function at the same time.
-func counter(total int, report progress.Func) func() {
+// counter returns a function that adds one to a count of images and reports the count in events of
+// a stage. Total is the final count. Several goroutines may call the function at the same time.
+func counter(total int, stage progress.Stage, report progress.Func) func() {
 	if report == nil {
 		return func() {}
 	}
@@ -227,6 +227,6 @@ func counter(total int, report progress.Func) func() {
 		mu.Lock()
 		defer mu.Unlock()
 		done++
-		report(progress.Event{Stage: progress.Images, Done: done, Total: int64(total)})
+		report(progress.Event{Stage: stage, Done: done, Total: int64(total)})
 	}
 }

@@ -164,7 +164,7 @@ func (d *Dataset) Diff(ctx context.Context, other *Dataset, workers int, report 
 		}
 	}
 	failed := make([]error, len(read))
-	done := counter(len(read), report)
+	done := counter(len(read), progress.Images, report)
 	err := parallel(ctx, len(read), workers, func(i int) {
 		read[i].content, failed[i] = contentOf(read[i].sample)
 		done()

@@ -155,15 +155,17 @@ func divideFolds(samples []Sample, k int, seed uint64) ([]int, error) {
 func (d *Dataset) unlearnable(samples []Sample, folds []int) string {
 	in := make(map[int]int) // fold of a class; -1 for several
 	for i, s := range samples {
-		if f, ok := in[s.stratum()]; ok && f != folds[i] {
-			in[s.stratum()] = -1
-		} else if !ok {
-			in[s.stratum()] = folds[i]
+		for _, class := range ClassesOf(s.Target) {
+			if f, ok := in[class]; ok && f != folds[i] {
+				in[class] = -1
+			} else if !ok {
+				in[class] = folds[i]
+			}
 		}
 	}
 	var names []string
 	for _, class := range slices.Sorted(maps.Keys(in)) {
-		if class >= 0 && in[class] >= 0 {
+		if in[class] >= 0 {
 			names = append(names, fmt.Sprintf("%q", abbreviate(d.Classes[class])))
 		}
 	}

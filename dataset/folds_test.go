@@ -239,14 +239,22 @@ func TestGroupSharesAgainstSearch(t *testing.T) {
 	for n := range 40 {
 		rng := rand.New(rand.NewPCG(2, uint64(n)))
 		var samples []Sample
+		several := n%2 == 1
 		for g := range 9 {
 			for i := range 1 + rng.IntN(4) {
-				samples = append(samples, Sample{Path: fmt.Sprint(g, i), Group: fmt.Sprint(g), Target: Class(rng.IntN(2))})
+				s := Sample{Path: fmt.Sprint(g, i), Group: fmt.Sprint(g), Target: Class(rng.IntN(2))}
+				if several {
+					s.Target = []Labels{{}, {0}, {1}, {0, 1}, {2}, {1, 2}}[rng.IntN(6)]
+				}
+				samples = append(samples, s)
 			}
 		}
 		groups := groupsOf(samples, 0)
 		target := func(images, _ int) []float64 {
 			v := float64(share(images, 0.25))
+			if several {
+				v = 0.25 * float64(images)
+			}
 			return []float64{float64(images) - 2*v, v, v}
 		}
 		a := newPlacement(groups, 3, target)

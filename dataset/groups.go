@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/progress"
 )
 
 // grouped reports whether the options make groups of images.
@@ -20,13 +21,11 @@ func (o OpenOptions) grouped() bool {
 }
 
 // by returns in words what the splits of Open respect. several reports whether images have several
-// labels; groups of such images are divided by their sizes alone. Dataset.Split holds the text.
+// labels. Dataset.Split holds the text.
 func (o OpenOptions) by(several bool) string {
 	by := []string{"class"}
 	if several {
-		if by = nil; !o.grouped() {
-			by = []string{"labels"}
-		}
+		by = []string{"labels"}
 	}
 	if o.GroupColumn != "" {
 		by = append(by, fmt.Sprintf("groups of column %q", abbreviate(o.GroupColumn)))
@@ -84,8 +83,9 @@ func checkGroup(name string) error {
 }
 
 // setGroups sets the groups of all images, as the options of d say, and adds a note with their
-// numbers. folder is the folder of the data set; pattern is the compiled GroupPattern or nil.
-func (d *Dataset) setGroups(ctx context.Context, folder string, pattern *regexp.Regexp) error {
+// numbers. folder is the folder of the data set; pattern is the compiled GroupPattern or nil. report
+// is as in OpenOptions.
+func (d *Dataset) setGroups(ctx context.Context, folder string, pattern *regexp.Regexp, report progress.Func) error {
 	if !d.Options.grouped() {
 		return nil
 	}
@@ -136,14 +136,14 @@ func (d *Dataset) setGroups(ctx context.Context, folder string, pattern *regexp.
 		d.Notes = append(d.Notes, note)
 	}
 	if d.Options.GroupDuplicates {
-		return d.uniteDuplicates(ctx)
+		return d.uniteDuplicates(ctx, report)
 	}
 	return nil
 }
 
 // uniteDuplicates makes equal and nearly equal images one group. It unites the groups that hold
 // them.
-func (d *Dataset) uniteDuplicates(ctx context.Context) error {
+func (d *Dataset) uniteDuplicates(ctx context.Context, report progress.Func) error {
 	var all []*Sample
 	var samples []Sample
 	for _, split := range d.splits() {
@@ -152,14 +152,22 @@ func (d *Dataset) uniteDuplicates(ctx context.Context) error {
 			all = append(all, &(*split.samples)[i])
 		}
 	}
-	looks, pixels := make([]look, len(all)), make([][sha256.Size]byte, len(all))
-	err := parallel(ctx, len(all), 0, func(i int) {
-		if m, _, err := samples[i].read(); err == nil { // CheckImages reports the others
-			looks[i], pixels[i] = thumbnailOf(m).hash(), pixelHash(m)
+	cache := loadHashes(d.Root)
+	known, missing := cache.find(samples)
+	done := counter(len(missing), progress.Hashes, report)
+	err := parallel(ctx, len(missing), 0, func(n int) {
+		i := missing[n]
+		if m, _, err := samples[i].read(); err == nil { // the other images are found when they are used
+			known[i].look, known[i].pixels = thumbnailOf(m).hash(), pixelHash(m)
 		}
+		done()
 	})
 	if err != nil {
 		return err
+	}
+	looks, before := make([]look, len(all)), &compared{pairs: cache.pairs}
+	for i, h := range known {
+		looks[i], before.pixels = h.look, append(before.pixels, h.pixels)
 	}
 	sets, matched := newUnion(len(all)), make([]bool, len(all))
 	unite := func(a, b int) {
@@ -167,7 +175,7 @@ func (d *Dataset) uniteDuplicates(ctx context.Context) error {
 		matched[a], matched[b] = true, true
 	}
 	equal := make(map[[sha256.Size]byte]int)
-	for i, p := range pixels {
+	for i, p := range before.pixels {
 		switch other, ok := equal[p]; {
 		case p == [sha256.Size]byte{}:
 		case ok:
@@ -177,9 +185,14 @@ func (d *Dataset) uniteDuplicates(ctx context.Context) error {
 			equal[p] = i
 		}
 	}
-	pairs, err := nearPairs(ctx, samples, looks, 0)
+	pairs, err := nearPairs(ctx, samples, looks, before, 0, report)
 	if err != nil {
 		return err
+	}
+	if len(missing) > 0 || before.grown {
+		if err := cache.save(samples, known); err != nil {
+			d.Notes = append(d.Notes, err.Error()+"; the next run decodes the images again")
+		}
 	}
 	for _, p := range pairs {
 		unite(p.a, p.b)

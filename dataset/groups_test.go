@@ -218,6 +218,7 @@ func TestGroupColumn(t *testing.T) {
 
 // TestGroupDuplicates checks that copies unite groups.
 func TestGroupDuplicates(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	// ppm returns an image; images with the same number are equal up to a comment.
 	ppm := func(number int, comment string) string {
 		m := resized(t, photo(rand.New(rand.NewPCG(6, uint64(number)))), 0.3)

@@ -15,12 +15,42 @@ type imageGroup struct {
 	strata  []stratumCount // sorted by stratum
 }
 
+// rarest returns the number of all images of the stratum of g that has the fewest. images holds the
+// numbers of all strata.
+func (g imageGroup) rarest(images map[int]int) int {
+	least := math.MaxInt
+	for _, s := range g.strata {
+		least = min(least, images[s.stratum])
+	}
+	return least
+}
+
 // stratumCount is the number of images of a stratum.
 type stratumCount struct{ stratum, images int }
 
-// groupsOf returns the groups of samples, larger groups first. Groups of one size are in a random
-// order that follows from the seed and from the paths of their images. So the order of samples has
-// no effect, except for images in memory, which have no path.
+// The strata of images with several labels: each of their labels, everyImage, which keeps the sizes
+// of the parts, and noLabel for an image without a label.
+const (
+	noLabel    = -1
+	everyImage = -2
+)
+
+// strataOf returns the strata of a sample that a division into parts respects.
+func strataOf(s Sample) []int {
+	labels, several := s.Target.(Labels)
+	switch {
+	case !several:
+		return []int{s.stratum()}
+	case len(labels) == 0:
+		return []int{everyImage, noLabel}
+	}
+	return append([]int{everyImage}, labels...)
+}
+
+// groupsOf returns the groups of samples, larger groups first. If images have several labels, groups
+// with rare labels come before them, as in stratifyLabels. Other groups are in a random order that
+// follows from the seed and from the paths of their images. So the order of samples has no effect,
+// except for images in memory, which have no path.
 func groupsOf(samples []Sample, seed uint64) []imageGroup {
 	order := make([]int, len(samples))
 	for i := range order {
@@ -38,11 +68,15 @@ func groupsOf(samples []Sample, seed uint64) []imageGroup {
 		}
 		groups[g].members = append(groups[g].members, i)
 	}
+	images := make(map[int]int) // of each stratum
 	for i := range groups {
 		g := &groups[i]
 		counts := make(map[int]int)
 		for _, m := range g.members {
-			counts[samples[m].stratum()]++
+			for _, s := range strataOf(samples[m]) {
+				counts[s]++
+				images[s]++
+			}
 		}
 		for _, s := range slices.Sorted(maps.Keys(counts)) {
 			g.strata = append(g.strata, stratumCount{s, counts[s]})
@@ -51,6 +85,9 @@ func groupsOf(samples []Sample, seed uint64) []imageGroup {
 	rng := rand.New(rand.NewPCG(seed, math.MaxUint64-2))
 	rng.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
 	slices.SortStableFunc(groups, func(a, b imageGroup) int { return len(b.members) - len(a.members) })
+	if images[everyImage] > 0 {
+		slices.SortStableFunc(groups, func(a, b imageGroup) int { return a.rarest(images) - b.rarest(images) })
+	}
 	return groups
 }
 
@@ -287,8 +324,9 @@ func (a *placement) assigned(n int) []int {
 }
 
 // stratifyGroups divides the samples into three splits and keeps the images of a group in one
-// split. The shares of the classes are those of stratify, as nearly as the groups allow. At least
-// one group of every class stays in train. If there are enough groups, no split with a fraction
+// split. The shares of the classes are those of stratify, as nearly as the groups allow, and the
+// shares of several labels those of stratifyLabels. At least one group of every class or label stays
+// in train. If there are enough groups, no split with a fraction
 // above 0 is empty. Each split keeps the order of samples. If all samples are one group,
 // stratifyGroups returns an error.
 func stratifyGroups(samples []Sample, valFraction, testFraction float64, seed uint64) (train, val, test []Sample, err error) {
@@ -302,11 +340,13 @@ func stratifyGroups(samples []Sample, valFraction, testFraction float64, seed ui
 	if len(parts) > 1 && len(groups) == 1 && len(samples) > 1 {
 		return nil, nil, nil, fmt.Errorf("all %d images are in one group, %q, so they cannot be divided into splits: give other groups, or no validation and no test split", len(samples), abbreviate(samples[0].Group))
 	}
+	several := slices.ContainsFunc(samples, func(s Sample) bool { _, is := s.Target.(Labels); return is })
 	a := newPlacement(groups, 3, func(images, groups int) []float64 {
-		// As in stratify, large strata give at least one image to each split. Strata of two groups
+		// Labels give their exact share. As in stratify, large strata give at least one image to each split. Strata of two groups
 		// give their exact share, which may be less than half an image.
 		nVal, nTest := valFraction*float64(images), testFraction*float64(images)
 		switch {
+		case several:
 		case groups < 2:
 			nVal, nTest = 0, 0
 		case groups >= smallClass:

@@ -3,9 +3,12 @@ package dataset
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"math"
 	"math/bits"
 	"slices"
+
+	"github.com/sptune/spt/progress"
 )
 
 // Two images are nearly equal if their hashes differ in at most nearBits of 64 bits and if their
@@ -243,10 +246,33 @@ func firstBand(difference look) int {
 // nearPair is a pair of nearly equal images.
 type nearPair struct{ a, b, distance int }
 
+// compared keeps which images are nearly equal. Its methods do nothing if it is nil.
+type compared struct {
+	pixels [][sha256.Size]byte // hash of the pixels of each image
+	pairs  map[imagePair]bool  // whether the images are nearly equal
+	grown  bool                // a pair was added
+}
+
+// known returns whether two images are nearly equal, if this is known.
+func (c *compared) known(a, b int) (near, ok bool) {
+	if c != nil {
+		near, ok = c.pairs[pairOf(c.pixels[a], c.pixels[b])]
+	}
+	return near, ok
+}
+
+// add keeps whether two images are nearly equal.
+func (c *compared) add(a, b int, near bool) {
+	if c != nil {
+		c.pairs[pairOf(c.pixels[a], c.pixels[b])], c.grown = near, true
+	}
+}
+
 // nearPairs returns the pairs of nearly equal images of samples, whose hashes are looks, in a fixed
-// order. It decodes the images again whose hashes are near those of others. workers is as for
-// parallel.
-func nearPairs(ctx context.Context, samples []Sample, looks []look, workers int) ([]nearPair, error) {
+// order. It decodes the images again whose hashes are near those of others, unless before knows
+// whether they are nearly equal; before may be nil. workers is as for parallel. report receives an
+// event of stage progress.Compare after each image that is decoded; nil means no progress.
+func nearPairs(ctx context.Context, samples []Sample, looks []look, before *compared, workers int, report progress.Func) ([]nearPair, error) {
 	index := newNearIndex(looks)
 	candidates := make([][]near, len(looks))
 	err := parallel(ctx, len(looks), workers, func(i int) { candidates[i] = index.before(i) })
@@ -263,15 +289,19 @@ func nearPairs(ctx context.Context, samples []Sample, looks []look, workers int)
 	}
 	for i, list := range candidates {
 		for _, c := range list {
-			need(i)
-			need(c.image)
+			if _, ok := before.known(c.image, i); !ok {
+				need(i)
+				need(c.image)
+			}
 		}
 	}
 	thumbnails := make([]*thumbnail, len(images))
+	done := counter(len(images), progress.Compare, report)
 	err = parallel(ctx, len(images), workers, func(n int) {
 		if m, _, err := samples[images[n]].read(); err == nil { // it was read before
 			thumbnails[n] = thumbnailOf(m)
 		}
+		done()
 	})
 	if err != nil {
 		return nil, err
@@ -279,8 +309,16 @@ func nearPairs(ctx context.Context, samples []Sample, looks []look, workers int)
 	var pairs []nearPair
 	for i, list := range candidates {
 		for _, c := range list {
-			a, b := thumbnails[needed[c.image]], thumbnails[needed[i]]
-			if a != nil && b != nil && a.correlation(b) >= nearCorrelation {
+			near, ok := before.known(c.image, i)
+			if !ok {
+				a, b := thumbnails[needed[c.image]], thumbnails[needed[i]]
+				if a == nil || b == nil { // the image cannot be read any more
+					continue
+				}
+				near = a.correlation(b) >= nearCorrelation
+				before.add(c.image, i, near)
+			}
+			if near {
 				pairs = append(pairs, nearPair{c.image, i, c.distance})
 			}
 		}
@@ -311,7 +349,7 @@ func nearDuplicates(ctx context.Context, all []Located, workers int) ([]Duplicat
 		}
 		stands[i] = at
 	}
-	pairs, err := nearPairs(ctx, samples, looks, workers)
+	pairs, err := nearPairs(ctx, samples, looks, nil, workers, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/sptune/spt/internal/option"
+	"github.com/sptune/spt/progress"
 )
 
 // OpenOptions configures [Open]. The zero value works for most data sets.
@@ -74,7 +75,8 @@ type OpenOptions struct {
 	GroupPattern string
 
 	// GroupDuplicates makes equal and nearly equal images one group; see Verification.Near. Groups
-	// that hold two such images become one group. Open then decodes every image. Default: false.
+	// that hold two such images become one group. Open then decodes every image whose hash is not
+	// in the cache of the user, or whose file has changed since. Default: false.
 	GroupDuplicates bool
 
 	// Folds is the number of folds of a cross-validation, and Fold is one of them, counted from 1.
@@ -93,6 +95,11 @@ type OpenOptions struct {
 	// removes missing images, and Dataset.CheckImages removes broken images. Default: false, and a
 	// bad image is an error.
 	SkipBadImages bool
+
+	// Progress receives an event after every image that Open decodes for GroupDuplicates: of stage
+	// progress.Hashes and, for images that look alike, of stage progress.Compare. Calls do not
+	// overlap. Dataset.Options does not keep it. Default: nil, which reports no progress.
+	Progress progress.Func
 }
 
 // contents holds the classes and samples that a layout has read. A split that the data set does not
@@ -221,6 +228,8 @@ func open(ctx context.Context, root string, o OpenOptions) (*Dataset, error) {
 // open reads a data set. root is the value of Dataset.Root, and notes begins Dataset.Notes.
 func (src source) open(ctx context.Context, root string, notes []string) (*Dataset, error) {
 	o := src.OpenOptions
+	report := o.Progress
+	o.Progress = nil
 	valFraction, testFraction, err := o.fractions()
 	if err != nil {
 		return nil, err
@@ -280,7 +289,7 @@ func (src source) open(ctx context.Context, root string, notes []string) (*Datas
 	if note := alikeClasses(d.Classes); note != "" {
 		d.Notes = append(d.Notes, note)
 	}
-	if err := d.setGroups(ctx, src.root, pattern); err != nil {
+	if err := d.setGroups(ctx, src.root, pattern, report); err != nil {
 		return nil, err
 	}
 	if err := d.splitMissing(g.val == nil, g.test == nil, valFraction, testFraction, o.Seed); err != nil {

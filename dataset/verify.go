@@ -124,7 +124,7 @@ func (d *Dataset) Verify(ctx context.Context, workers int, report progress.Func)
 		}
 	}
 	found := make([]inspection, len(all))
-	done := counter(len(all), report)
+	done := counter(len(all), progress.Images, report)
 	err := parallel(ctx, len(all), workers, func(i int) {
 		found[i] = inspect(all[i].Sample)
 		done()

@@ -17,6 +17,11 @@ const (
 	Download Stage = "download"
 	// Upload is an upload to the Hugging Face Hub. Event.Item is the file; the unit is bytes.
 	Upload Stage = "upload"
+	// Hashes is the computation of the hashes of images, by which duplicates are found. The unit is
+	// images.
+	Hashes Stage = "hashes"
+	// Compare is the comparison of images whose hashes are alike. The unit is images.
+	Compare Stage = "compare"
 	// Images is the check that all images can be read. The unit is images.
 	Images Stage = "images"
 	// Features is the computation of the features of the frozen backbone. Event.Item is the

@@ -152,7 +152,7 @@ func (c *DataConfig) Open(ctx context.Context, report progress.Func) (*dataset.D
 		return nil, &OptionError{Option: "val-fraction", Err: fmt.Errorf("validation fraction %g and test fraction %g leave no images for training; give fractions whose sum is below 1", c.ValFraction, c.TestFraction)}
 	}
 	o := dataset.OpenOptions{Layout: c.Layout, ImageColumn: c.ImageColumn, LabelColumn: c.LabelColumn, LabelDelimiter: c.LabelDelimiter, LabelColumns: c.LabelColumns, ImageRoot: c.ImageRoot, ImageSuffix: c.ImageSuffix, NoTrain: c.NoTrain, ValFraction: c.ValFraction, TestFraction: c.TestFraction, Seed: c.SplitSeed, MaxImages: c.MaxImages, SkipBadImages: c.SkipBadImages, Classes: c.GivenClasses,
-		GroupColumn: c.GroupColumn, GroupPattern: c.GroupPattern, GroupDuplicates: c.GroupDuplicates, Folds: c.Folds, Fold: c.Fold}
+		GroupColumn: c.GroupColumn, GroupPattern: c.GroupPattern, GroupDuplicates: c.GroupDuplicates, Folds: c.Folds, Fold: c.Fold, Progress: report}
 	if c.Task != "" {
 		known, err := dataset.FindKnown(c.Task)
 		if err != nil {
