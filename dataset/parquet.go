@@ -179,6 +179,9 @@ func readParquet(ctx context.Context, src source) (g contents, err error) {
 			splits[i] = append(splits[i], rows...)
 		}
 	}
+	if len(splits[0])+len(splits[1])+len(splits[2]) == 0 {
+		return contents{}, fmt.Errorf("%s and the other files have no rows, expected a row for each image", r.first)
+	}
 	if r.names == nil {
 		if r.names, err = readmeNames(src.at, src.root, set.config, r.label); err != nil {
 			return contents{}, err
@@ -193,7 +196,7 @@ func readParquet(ctx context.Context, src source) (g contents, err error) {
 		return contents{}, err
 	}
 	if g, err = assignClasses(r.names, r.integers, splits); err != nil {
-		return contents{}, err
+		return contents{}, fmt.Errorf("column %s: %w", abbreviate(r.label), err)
 	}
 	g.notes = slices.Concat(notes, unlabelled, g.notes)
 	if set.config != "" && src.shards == nil {
@@ -210,6 +213,8 @@ type parquetReader struct {
 	src          source
 	cache        *pageCache
 	image, label string   // names of the columns; "" before the first file
+	first        string   // name of the first file
+	labels       string   // what the column of labels holds in it
 	integers     bool     // the labels are integers
 	several      bool     // an image has any number of labels
 	names        []string // class names; nil if none have been found yet
@@ -326,14 +331,14 @@ func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([
 	if err != nil {
 		return nil, err
 	}
-	columns := slices.DeleteFunc(slices.Clone(all), func(c parquetColumn) bool { return c.list })
+	columns := withoutLists(all)
 	first := r.image == ""
 	if first {
 		r.image, r.label = r.src.ImageColumn, r.src.LabelColumn
 	}
 	var label parquetColumn
-	if p.image, err = imageColumn(columns, r.image); err == nil {
-		label, err = labelColumn(all, r.label)
+	if p.image, err = p.imageColumn(columns, r.image); err == nil {
+		label, err = p.labelColumn(all, r.label)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.name, err)
@@ -343,8 +348,10 @@ func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([
 	if label.list && r.src.LabelDelimiter != "" {
 		return nil, fmt.Errorf("%s: column %s holds lists of labels: leave out the delimiter of labels", p.name, abbreviate(label.path))
 	}
-	if !first && (integers != r.integers || several != r.several) {
-		return nil, fmt.Errorf("%s: column %s has a different type than in the previous files: write all files with the same type", p.name, abbreviate(label.path))
+	if first {
+		r.first, r.labels = p.name, p.holdsOf(label.path)
+	} else if integers != r.integers || several != r.several {
+		return nil, fmt.Errorf("%s: column %s holds %s, expected %s as in %s: write all files with the same type", p.name, abbreviate(label.path), p.holdsOf(label.path), r.labels, r.first)
 	}
 	r.image, r.label, r.integers, r.several, p.cache = strings.TrimSuffix(p.image.path, ".bytes"), label.path, integers, several, r.cache
 	if r.names == nil && integers {
@@ -358,6 +365,9 @@ func (r *parquetReader) rows(ctx context.Context, p *parquetFile, train bool) ([
 	}
 	if p.pages, err = p.index(ctx, p.image); err != nil {
 		return nil, err
+	}
+	if p.rows > 0 && p.nulls(p.image) >= int64(p.rows) && !r.src.SkipBadImages {
+		return nil, fmt.Errorf("%s: column %s holds null in all %d rows, expected the bytes of images: %s", p.name, abbreviate(p.image.path), p.rows, storeBytes)
 	}
 	if train {
 		if err := r.readSplits(ctx, p, columns); err != nil {
@@ -435,11 +445,11 @@ func (r *parquetReader) groups(ctx context.Context, p *parquetFile, columns []pa
 		if !train {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("%s: there is no column of groups %q: name one of %s", p.name, abbreviate(r.src.GroupColumn), columnNames(columns))
+		return nil, fmt.Errorf("%s: there is no column of groups %q: name one of %s", p.name, abbreviate(r.src.GroupColumn), p.describeColumns())
 	}
 	kind := columns[at].kind
 	if kind != parquet.ByteArray && kind != parquet.Int32 && kind != parquet.Int64 {
-		return nil, fmt.Errorf("%s: the column of groups %s has type %v, expected integers or strings; name another column", p.name, abbreviate(r.src.GroupColumn), kind)
+		return nil, fmt.Errorf("%s: the column of groups %s holds %s, expected integers or strings; name another column", p.name, abbreviate(r.src.GroupColumn), columns[at].values)
 	}
 	values, err := p.values(ctx, columns[at])
 	if err != nil {
@@ -458,7 +468,7 @@ func (r *parquetReader) groups(ctx context.Context, p *parquetFile, columns []pa
 // bytes, or bytes. want is the name of the column. If want is "", imageColumn returns the only
 // column with such a struct. If there is not exactly one, it returns the first column with a usual
 // name.
-func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
+func (p *parquetFile) imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	var structs []parquetColumn
 	find := func(name string) (c parquetColumn, ok bool) {
 		i := slices.IndexFunc(columns, func(c parquetColumn) bool {
@@ -476,7 +486,10 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 		if slices.ContainsFunc(columns, func(c parquetColumn) bool { return c.path == want && c.text }) {
 			return parquetColumn{}, fmt.Errorf("column %q holds text, not images: name a column of encoded images, or list the paths of the images in a .csv, .tsv or .jsonl table", want)
 		}
-		return parquetColumn{}, fmt.Errorf("no column %q holds encoded images (a struct with bytes, or bytes); the columns are %s", want, columnNames(columns))
+		if holds := p.holdsOf(want); holds != "" {
+			return parquetColumn{}, fmt.Errorf("column %q holds %s, expected encoded images (a struct with bytes, or bytes); the columns are %s", want, holds, p.describeColumns())
+		}
+		return parquetColumn{}, fmt.Errorf("there is no column %q of encoded images; the columns are %s", want, p.describeColumns())
 	}
 	for _, c := range columns {
 		if c.kind == parquet.ByteArray && strings.HasSuffix(c.path, ".bytes") {
@@ -484,7 +497,7 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 		}
 	}
 	if !slices.ContainsFunc(columns, func(c parquetColumn) bool { return c.kind == parquet.ByteArray && !c.text }) {
-		return parquetColumn{}, fmt.Errorf("no column holds images, as bytes or as a struct with bytes: give a data set of images; the columns are %s", columnNames(columns))
+		return parquetColumn{}, fmt.Errorf("no column holds images, as bytes or as a struct with bytes: give a data set of images; the columns are %s", p.describeColumns())
 	}
 	if len(structs) == 1 {
 		return structs[0], nil
@@ -494,12 +507,12 @@ func imageColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			return c, nil
 		}
 	}
-	return parquetColumn{}, fmt.Errorf("the image column is unknown, because no column or several columns may hold images: name the image column, one of %s", columnNames(columns))
+	return parquetColumn{}, fmt.Errorf("the image column is unknown, because no column or several columns may hold images: name the image column, one of %s", p.describeColumns())
 }
 
 // labelColumn returns the column of labels. want is the name of the column. If want is "",
 // labelColumn returns the first column with a usual name.
-func labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
+func (p *parquetFile) labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 	names := labelColumns
 	if want != "" {
 		names = []string{want}
@@ -509,23 +522,27 @@ func labelColumn(columns []parquetColumn, want string) (parquetColumn, error) {
 			if c.path != name {
 				continue
 			}
-			switch c.kind {
-			case parquet.Int32, parquet.Int64, parquet.ByteArray:
+			switch c.values {
+			case "integers", "strings", "bytes":
 				return c, nil
 			}
-			return c, fmt.Errorf("column %s has type %v, expected integers or strings; name another label column", name, c.kind)
+			return c, fmt.Errorf("column %s holds %s, expected integers or strings; name another label column", name, cmp.Or(p.holdsOf(name), c.values))
 		}
 	}
-	return parquetColumn{}, fmt.Errorf("there is no column of labels (looked for %s): name the label column, one of %s", strings.Join(names, ", "), columnNames(columns))
+	for _, name := range names { // such a column is not among columns
+		if holds := p.holdsOf(name); holds != "" {
+			return parquetColumn{}, fmt.Errorf("column %s holds %s, expected integers, strings or lists of them: name another label column, such as a field of a struct as %s.FIELD; the columns are %s", name, holds, name, p.describeColumns())
+		}
+	}
+	return parquetColumn{}, fmt.Errorf("there is no column of labels (looked for %s): name the label column, one of %s", strings.Join(names, ", "), p.describeColumns())
 }
 
-// columnNames returns the names of columns for an error message.
-func columnNames(columns []parquetColumn) string {
-	var names []string
-	for _, c := range columns {
-		names = append(names, strconv.Quote(abbreviate(strings.TrimSuffix(c.path, ".bytes"))))
+// nulls returns the number of rows without a value of a column, as far as the file states it.
+func (p *parquetFile) nulls(c parquetColumn) (n int64) {
+	for _, g := range p.meta.RowGroups {
+		n += g.Columns[c.index].MetaData.Statistics.NullCount
 	}
-	return abbreviateList(names)
+	return n
 }
 
 // abbreviateList joins the first twenty names for an error message.

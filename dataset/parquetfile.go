@@ -68,9 +68,10 @@ type parquetColumn struct {
 	path     string // such as "image.bytes"; of a list, without the names of its inner parts
 	index    int    // index among the leaves of the schema
 	kind     parquet.Type
-	maxLevel int  // definition level of a row that has a value; 0 if every row has a value
-	text     bool // the values are annotated as UTF-8
-	list     bool // a row has a list of values; parquetFile.lists reads them
+	maxLevel int    // definition level of a row that has a value; 0 if every row has a value
+	text     bool   // the values are annotated as UTF-8
+	values   string // what they are, as valuesOf returns it
+	list     bool   // a row has a list of values; parquetFile.lists reads them
 	// slot is the definition level of a list that is not empty. The level below is that of an empty
 	// list, and all lower levels that of a row without a list.
 	slot int
@@ -151,10 +152,9 @@ func (p *parquetFile) reading(what string, do func(f io.ReaderAt) error) error {
 	return nil
 }
 
-// columns returns the columns that have at most one value in each row.
-func (p *parquetFile) columns() ([]parquetColumn, error) {
-	all, err := p.columnsAndLists()
-	return slices.DeleteFunc(all, func(c parquetColumn) bool { return c.list }), err
+// withoutLists returns the columns that have at most one value in each row.
+func withoutLists(columns []parquetColumn) []parquetColumn {
+	return slices.DeleteFunc(slices.Clone(columns), func(c parquetColumn) bool { return c.list })
 }
 
 // columnsAndLists returns the columns that have at most one value or a list of values in each row.
@@ -168,6 +168,7 @@ func (p *parquetFile) columnsAndLists() ([]parquetColumn, error) {
 		path  string // of the list
 		slot  int    // see parquetColumn
 		depth int    // of the repeated element
+		parts int    // number of elements in it; 0 for a value
 	}
 	var visit func(path string, level int, list enclosing, depth int) error
 	visit = func(path string, level int, list enclosing, depth int) error {
@@ -190,12 +191,12 @@ func (p *parquetFile) columnsAndLists() ([]parquetColumn, error) {
 				if e.Type.Valid { // a list without inner parts
 					above = path
 				}
-				list = enclosing{list.lists + 1, above, level, depth}
+				list = enclosing{list.lists + 1, above, level, depth, int(e.NumChildren.V)}
 			}
 		}
 		if e.Type.Valid {
-			c := parquetColumn{path: path, index: leaf, kind: e.Type.V, maxLevel: level, text: isText(e)}
-			if list.lists == 1 && depth <= list.depth+1 {
+			c := parquetColumn{path: path, index: leaf, kind: e.Type.V, maxLevel: level, text: isText(e), values: valuesOf(e)}
+			if list.lists == 1 && list.parts <= 1 && depth <= list.depth+1 { // not a map
 				c.path, c.list, c.slot = list.path, true, list.slot
 			}
 			if list.lists == 0 || c.list {
@@ -481,6 +482,9 @@ func (r parquetRow) size() int64 { return -1 }
 // file implements stored.
 func (r parquetRow) file() string { return r.in.path }
 
+// storeBytes says how to make a file with the bytes of images, and not with their paths alone.
+const storeBytes = "store the images in the file (the datasets library does this in push_to_hub, and in to_parquet after embed_table_storage)"
+
 // encoded implements stored. It reads one image from an uncompressed page, or the whole page
 // through the cache.
 func (r parquetRow) encoded() (data []byte, err error) {
@@ -508,8 +512,12 @@ func (r parquetRow) encoded() (data []byte, err error) {
 		}
 		return err
 	})
-	if err == nil && data == nil {
-		err = fmt.Errorf("%s, row %d: the row holds the path of an image but not its bytes: store the images in the file (the datasets library does this in push_to_hub, and in to_parquet after embed_table_storage)", p.name, row)
+	if err == nil && len(data) == 0 {
+		found := "no bytes"
+		if data == nil {
+			found = "null"
+		}
+		err = fmt.Errorf("%s, row %d, column %s: found %s, expected the bytes of an image: %s", p.name, row, abbreviate(p.image.path), found, storeBytes)
 	}
 	return data, err
 }

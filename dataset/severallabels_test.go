@@ -232,7 +232,7 @@ func TestParquetLists(t *testing.T) {
 			t.Errorf("%s: %d rows, pyarrow reads %d", name, len(d.Train), len(rows))
 		}
 	}
-	for name, want := range map[string]string{"null": "null.parquet row 5: column labels has no label", "missing": "row 0: label 2 of the list is missing", "nested": "there is no column of labels"} {
+	for name, want := range map[string]string{"null": "null.parquet row 5: column labels has no label", "missing": "row 0: label 2 of the list is missing", "nested": "column labels holds lists of lists of strings"} {
 		if _, err := open(name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", name, err, want)
 		}

@@ -111,6 +111,7 @@ func OpenShards(ctx context.Context, root, name string, s Shards, o OpenOptions)
 	if err != nil {
 		return nil, fmt.Errorf("opening data set %s: %w", name, err)
 	}
+	o.Progress = nil
 	d.Options = o
 	return d, nil
 }
@@ -122,12 +123,12 @@ func CheckShard(path string, o OpenOptions) error {
 	if err != nil {
 		return err
 	}
-	columns, err := p.columns()
+	all, err := p.columnsAndLists()
 	if err == nil {
-		_, err = imageColumn(columns, o.ImageColumn)
+		_, err = p.imageColumn(withoutLists(all), o.ImageColumn)
 	}
 	if err == nil {
-		_, err = labelColumn(columns, o.LabelColumn)
+		_, err = p.labelColumn(all, o.LabelColumn)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
