@@ -1,12 +1,14 @@
 package spt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/peft"
@@ -62,6 +64,69 @@ func (t *Task) loadStart(dir string, o run.TuneOptions) (*delta.Delta, error) {
 		return nil, &run.OptionError{Option: "from-delta", Err: fmt.Errorf("starting from the delta %s: %w", dir, err)}
 	}
 	return d, nil
+}
+
+// Start compares the delta from which a run starts with the data of the run.
+type Start struct {
+	// Known holds the classes of the data that the delta has, whose rows of the head the run keeps.
+	// New holds the other classes of the data, and Gone those of the delta that the data lack.
+	Known []string `json:"known_classes"`
+	New   []string `json:"new_classes"`
+	Gone  []string `json:"gone_classes"`
+	// SeenVal and SeenTest count the validation and test images of the run whose names are those of
+	// images that the delta was trained on. They are nil if this is unknown: if the folder of the
+	// delta holds no run, or the data of this run cannot be opened.
+	SeenVal  *int `json:"seen_val,omitempty"`
+	SeenTest *int `json:"seen_test,omitempty"`
+}
+
+// Start returns how the delta that o.FromDelta names compares with the data of the task. A delta
+// from which the run cannot start is a [*run.OptionError].
+func (t *Task) Start(ctx context.Context, o run.TuneOptions) (*Start, error) {
+	d, err := t.loadStart(o.FromDelta, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Start{}
+	for _, class := range t.data.Classes {
+		if slices.Contains(d.Classes, class) {
+			s.Known = append(s.Known, class)
+		} else {
+			s.New = append(s.New, class)
+		}
+	}
+	for _, class := range d.Classes {
+		if !slices.Contains(t.data.Classes, class) {
+			s.Gone = append(s.Gone, class)
+		}
+	}
+	folder, c, err := run.Open(o.FromDelta)
+	if err != nil {
+		return s, ctx.Err()
+	}
+	before, err := c.Data.Open(ctx, nil)
+	if err != nil {
+		return s, ctx.Err()
+	}
+	trained := before.Train
+	if r, err := run.LoadResult[run.Result](folder); err == nil && r != nil && r.TrainedOn != "train" {
+		trained = slices.Concat(before.Train, before.Val)
+	}
+	seen := make(map[string]bool, len(trained))
+	for _, image := range trained {
+		seen[before.NameOf(image)] = true
+	}
+	count := func(samples []dataset.Sample) *int {
+		n := 0
+		for _, image := range samples {
+			if seen[t.data.NameOf(image)] {
+				n++
+			}
+		}
+		return &n
+	}
+	s.SeenVal, s.SeenTest = count(t.data.Val), count(t.data.Test)
+	return s, nil
 }
 
 // startDelta reads the delta from which the run starts: the copy in the run folder, or the delta

@@ -101,12 +101,12 @@ and the splits are those of the run of the first one.`,
 		if d, err = d.ForHead(dataset.Head{Names: t.classes, Rows: t.model.Config.NumClasses, Subset: t.delta != nil}); err != nil {
 			return &run.InputError{Err: err}
 		}
-		trained := trainedOn(t, d, split)
+		trained := trainedOn(t, opened, split)
 		switch {
 		case t.run != nil && whole:
 			a.message("note: the images differ from the images of the run in %s; the delta may have been trained on some of them", o.delta)
 		case t.run != nil:
-			if now, then := describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)), runSplits(t.run); now != then {
+			if now, then := dataSplits(opened), runSplits(t.run); now != then {
 				a.message("note: the splits differ from the splits of the run in %s: now %s, in the run %s; the delta may have been trained on some of these images", o.delta, now, then)
 			}
 		}
@@ -346,7 +346,7 @@ func splitsChosen(cmd *cobra.Command) bool {
 // ofRun reports whether d is the data set of the run of the delta: it is at the path in the run, or
 // it has the same images and splits.
 func ofRun(t *tuned, data *run.DataConfig, d *dataset.Dataset) bool {
-	return t.run != nil && (data.Path == t.run.Data.Path || t.run.Data.Samples == d.Fingerprint())
+	return t.run != nil && (data.Path == t.run.Data.Path || t.run.Data.Samples == d.AsOpened().Fingerprint())
 }
 
 // takeRunData sets data to the data set that the run of a delta has stored. Without another path in
@@ -362,7 +362,7 @@ func takeRunData(cmd *cobra.Command, data *run.DataConfig, recorded run.DataConf
 		data.Classes = 0 // the numbers of images may differ
 	}
 	if elsewhere { // the place of the images of another table is another one
-		data.ImageRoot, data.ImageSuffix, data.Commit, data.Folds, data.Fold = "", "", "", 0, 0
+		data.ImageRoot, data.ImageSuffix, data.Commit, data.Broken, data.Folds, data.Fold = "", "", "", nil, 0, 0
 	}
 	err := setAgain(cmd, before, func(f flagRow) bool { return f.local || elsewhere && f.group == dataGroup })
 	if err != nil || elsewhere {
@@ -376,6 +376,12 @@ func describeSplits(how string, train, val, test int) string {
 	return fmt.Sprintf("%d train, %d val, %d test (%s)", train, val, test, how)
 }
 
+// dataSplits returns the splits of a data set as describeSplits does, with its broken images.
+func dataSplits(d *dataset.Dataset) string {
+	d = d.AsOpened()
+	return describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test))
+}
+
 // runSplits returns the splits of a run as describeSplits does.
 func runSplits(c *run.Config) string {
 	return describeSplits(c.Data.Split, c.Data.Train, c.Data.Val, c.Data.Test)
@@ -385,7 +391,7 @@ func runSplits(c *run.Config) string {
 // is unknown: if the run of the delta is missing, or if the splits differ from the splits of the
 // run.
 func trainedOn(t *tuned, d *dataset.Dataset, split string) *bool {
-	if t.run == nil || describeSplits(d.Split, len(d.Train), len(d.Val), len(d.Test)) != runSplits(t.run) {
+	if t.run == nil || dataSplits(d) != runSplits(t.run) {
 		return nil
 	}
 	withVal := t.run.Train == nil || t.run.Train.WithVal

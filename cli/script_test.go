@@ -36,6 +36,7 @@ import (
 
 	"github.com/sptune/spt/backbone"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/seeded"
 )
 
@@ -92,9 +93,46 @@ func TestScript(t *testing.T) {
 		},
 		Dir: filepath.Join("testdata", "script"), RequireExplicitExec: true, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mkdata": mkdata, "mkhostile": mkhostile, "mkpairs": mkpairs, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "mkpushhub": mkpushhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "json": checkJSON, "equaljson": equalJSON,
+			"mkdata": mkdata, "mkhostile": mkhostile, "mkpairs": mkpairs, "mkparquet": mkparquet, "mkcopy": mkcopy, "mktable": mktable, "mkmodel": mkmodel, "mkhub": mkhub, "mkpushhub": mkpushhub, "exits": exits, "interrupt": interrupt, "truncate": truncate, "samepredictions": samePredictions, "sametable": sameTable, "samerows": sameRows, "json": checkJSON, "equaljson": equalJSON,
 		},
 	})
+}
+
+// samerows FIRST SECOND DISTANCE CLASS... checks that the heads of two deltas have the same rows for
+// the classes, up to a distance of each value, and that the rows of different classes differ by
+// more.
+func sameRows(ts *testscript.TestScript, _ bool, args []string) {
+	distance, err := strconv.ParseFloat(args[2], 64)
+	ts.Check(err)
+	rows := func(dir, class string) (values []float32) {
+		d, err := delta.Load(ts.MkAbs(dir))
+		ts.Check(err)
+		at := slices.Index(d.Classes, class)
+		if at < 0 {
+			ts.Fatalf("the delta of %s has no class %s", dir, class)
+		}
+		for _, name := range []string{"head.weight", "head.bias"} {
+			v := d.Tuned[name].Data
+			width := len(v) / len(d.Classes)
+			values = append(values, v[at*width:(at+1)*width]...)
+		}
+		return values
+	}
+	farthest := func(a, b []float32) (most float64) {
+		for i := range a {
+			most = max(most, math.Abs(float64(a[i]-b[i])))
+		}
+		return most
+	}
+	for i, class := range args[3:] {
+		if d := farthest(rows(args[0], class), rows(args[1], class)); d > distance {
+			ts.Fatalf("the rows of class %s differ by %g, want at most %g", class, d, distance)
+		}
+		other := args[3:][(i+1)%len(args[3:])]
+		if d := farthest(rows(args[0], class), rows(args[1], other)); d <= distance {
+			ts.Fatalf("the rows of classes %s and %s differ by %g only", class, other, d)
+		}
+	}
 }
 
 // mkdata DIR [N] makes an image folder of three classes with N (8) PNG files each.

@@ -12,6 +12,7 @@ import (
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/delta"
 	"github.com/sptune/spt/internal/planreport"
+	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -142,6 +143,13 @@ result of a run without a stop.
 		f.addObjective(c.Objective)
 		f.addAugmentation(c.Data.Images)
 		f.add("method", "%s", describeMethod(c.Tune))
+		if c.Tune.FromDelta != "" && o.resume == "" {
+			start, err := task.Start(ctx, c.Tune)
+			if err != nil {
+				return err
+			}
+			f.addStart(c.Tune.FromDelta, start)
+		}
 		if choices != nil {
 			f.addChoices(choices, c.Tune)
 		}
@@ -196,6 +204,24 @@ result of a run without a stop.
 		return a.writeRun(task, *c, o.out, left, result)
 	})
 	return cmd
+}
+
+// addStart adds lines about the delta from which a run starts.
+func (f *facts) addStart(dir string, s *spt.Start) {
+	text := fmt.Sprintf("the delta of %s, which knows %d of the %d classes", printable(dir), len(s.Known), len(s.Known)+len(s.New))
+	if len(s.New) > 0 {
+		text += "; new classes " + list(s.New)
+	}
+	if len(s.Gone) > 0 {
+		text += "; gone classes " + list(s.Gone)
+	}
+	f.add("start", "%s", text)
+	switch {
+	case s.SeenTest == nil:
+		f.add("note", "it is not known on which images the delta of %s was trained; results on these images are too good", printable(dir))
+	case *s.SeenVal+*s.SeenTest > 0:
+		f.add("note", "the delta of %s was trained on %s and %s of this run, so results on them are too good; a data set with its own splits keeps them apart", printable(dir), wording.Plural(*s.SeenVal, "validation image"), wording.Plural(*s.SeenTest, "test image"))
+	}
 }
 
 // beginTune makes the run folder of a new run, and says where it is and how to continue the run.

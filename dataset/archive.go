@@ -1,9 +1,10 @@
 package dataset
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
-	"compress/flate"
+
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +16,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/klauspost/compress/flate"
 
 	"github.com/sptune/spt/internal/regularfile"
 )
@@ -153,12 +157,7 @@ func (c *container) contentsOf(f io.ReaderAt, m *member, limit int64) (data []by
 	if m.method == methodStore {
 		_, err = f.ReadAt(data, m.offset)
 	} else {
-		r := flate.NewReader(io.NewSectionReader(f, m.offset, m.packed))
-		if _, err = io.ReadFull(r, data); err == nil {
-			if n, _ := r.Read(make([]byte, 1)); n > 0 {
-				err = fmt.Errorf("it has more than the %d bytes that the archive states: the archive is damaged", m.size)
-			}
-		}
+		err = inflate(data, io.NewSectionReader(f, m.offset, m.packed))
 	}
 	err = noEOF(err)
 	if err == nil && m.checked && crc32.ChecksumIEEE(data) != m.sum {
@@ -168,6 +167,34 @@ func (c *container) contentsOf(f io.ReaderAt, m *member, limit int64) (data []by
 		return nil, err
 	}
 	return data, nil
+}
+
+// inflater decompresses DEFLATE data. Its tables and buffers take 40 kB, so inflaters are used again.
+type inflater struct {
+	from *bufio.Reader
+	to   io.ReadCloser // a flate.Resetter
+}
+
+var inflaters = sync.Pool{New: func() any {
+	from := bufio.NewReader(nil)
+	return &inflater{from, flate.NewReader(from)}
+}}
+
+// inflate fills data with the decompressed bytes of r. More and fewer bytes are errors.
+func inflate(data []byte, r io.Reader) error {
+	z := inflaters.Get().(*inflater)
+	defer inflaters.Put(z)
+	z.from.Reset(r)
+	if err := z.to.(flate.Resetter).Reset(z.from, nil); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(z.to, data); err != nil {
+		return err
+	}
+	if n, _ := z.to.Read(make([]byte, 1)); n > 0 {
+		return fmt.Errorf("it has more than the %d bytes that the archive states: the archive is damaged", len(data))
+	}
+	return nil
 }
 
 // archiveImage is an image file in an archive. It implements stored.

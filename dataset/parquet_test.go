@@ -19,6 +19,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/klauspost/compress/snappy"
 	"github.com/klauspost/compress/zstd"
 	"github.com/parquet-go/parquet-go/encoding/thrift"
 	parquet "github.com/parquet-go/parquet-go/format"
@@ -279,55 +280,58 @@ func TestParquetIsLazy(t *testing.T) {
 // and each column has one page.
 func bigParquet(t *testing.T, rows, size int) string {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "big.parquet"))
-	if err != nil {
-		t.Fatal(err)
+	images := make([][]byte, rows)
+	for i := range images {
+		images[i] = bytes.Repeat([]byte{byte(i)}, size)
 	}
-	defer f.Close()
-	at := int64(0)
-	write := func(b []byte) {
-		n, err := f.Write(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		at += int64(n)
-	}
+	path := filepath.Join(t.TempDir(), "big.parquet")
+	writeFile(t, path, parquetOf(images, rows, false))
+	return path
+}
+
+// parquetOf returns a file with the required columns image (bytes) and label, the number of the row
+// modulo 2. It has one row group, and pages of the given number of rows, which are compressed with
+// snappy if packed is set.
+func parquetOf(images [][]byte, perPage int, packed bool) []byte {
+	out := []byte("PAR1")
 	marshal := func(v any) []byte {
 		b, err := thrift.Marshal(new(thrift.CompactProtocol), v)
 		if err != nil {
-			t.Fatal(err)
+			panic(err)
 		}
 		return b
 	}
-	write([]byte("PAR1"))
-	column := func(name string, kind parquet.Type, width int, value func(row int) []byte) parquet.ColumnChunk {
-		start := at
-		h := parquet.PageHeader{Type: parquet.DataPage, UncompressedPageSize: int32(rows * width), CompressedPageSize: int32(rows * width),
-			DataPageHeader: thrift.New(parquet.DataPageHeader{NumValues: int32(rows), DefinitionLevelEncoding: parquet.RLE, RepetitionLevelEncoding: parquet.RLE})}
-		write(marshal(&h))
-		for i := range rows {
-			write(value(i))
+	column := func(name string, kind parquet.Type, value func(page []byte, row int) []byte) parquet.ColumnChunk {
+		m := parquet.ColumnMetaData{Type: kind, PathInSchema: []string{name}, NumValues: int64(len(images)), DataPageOffset: int64(len(out))}
+		for from := 0; from < len(images); from += perPage {
+			var page []byte
+			to := min(len(images), from+perPage)
+			for i := from; i < to; i++ {
+				page = value(page, i)
+			}
+			h := parquet.PageHeader{Type: parquet.DataPage, UncompressedPageSize: int32(len(page)),
+				DataPageHeader: thrift.New(parquet.DataPageHeader{NumValues: int32(to - from), DefinitionLevelEncoding: parquet.RLE, RepetitionLevelEncoding: parquet.RLE})}
+			if packed {
+				m.Codec, page = parquet.Snappy, snappy.Encode(nil, page)
+			}
+			h.CompressedPageSize = int32(len(page))
+			out = append(append(out, marshal(&h)...), page...)
 		}
-		return parquet.ColumnChunk{MetaData: parquet.ColumnMetaData{Type: kind, PathInSchema: []string{name}, NumValues: int64(rows), DataPageOffset: start, TotalCompressedSize: at - start, TotalUncompressedSize: at - start}}
+		m.TotalCompressedSize = int64(len(out)) - m.DataPageOffset
+		return parquet.ColumnChunk{MetaData: m}
 	}
-	image := column("image", parquet.ByteArray, 4+size, func(row int) []byte {
-		b := make([]byte, 4+size)
-		binary.LittleEndian.PutUint32(b, uint32(size))
-		for i := range b[4:] {
-			b[4+i] = byte(row)
-		}
-		return b
+	image := column("image", parquet.ByteArray, func(page []byte, row int) []byte {
+		return append(binary.LittleEndian.AppendUint32(page, uint32(len(images[row]))), images[row]...)
 	})
-	label := column("label", parquet.Int64, 8, func(row int) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(row%2)) })
+	label := column("label", parquet.Int64, func(page []byte, row int) []byte { return binary.LittleEndian.AppendUint64(page, uint64(row%2)) })
 	footer := marshal(&parquet.FileMetaData{
-		Version: 2, NumRows: int64(rows),
+		Version: 2, NumRows: int64(len(images)),
 		Schema: []parquet.SchemaElement{{Name: "schema", NumChildren: thrift.New[int32](2)}, {Name: "image", Type: thrift.New(parquet.ByteArray), RepetitionType: thrift.New(parquet.Required)},
 			{Name: "label", Type: thrift.New(parquet.Int64), RepetitionType: thrift.New(parquet.Required)}},
-		RowGroups: []parquet.RowGroup{{Columns: []parquet.ColumnChunk{image, label}, NumRows: int64(rows)}},
+		RowGroups: []parquet.RowGroup{{Columns: []parquet.ColumnChunk{image, label}, NumRows: int64(len(images))}},
 	})
-	write(footer)
-	write(append(binary.LittleEndian.AppendUint32(nil, uint32(len(footer))), "PAR1"...))
-	return f.Name()
+	out = append(out, footer...)
+	return append(binary.LittleEndian.AppendUint32(out, uint32(len(footer))), "PAR1"...)
 }
 
 func TestPageCacheIsBounded(t *testing.T) {
