@@ -28,7 +28,7 @@ type Posthoc struct {
 func (p Posthoc) Check(classes int, several bool) error {
 	switch t := p.Temperature; {
 	case t < 0 || math.IsNaN(t) || math.IsInf(t, 0):
-		return option.Errorf("temperature", "temperature is %v, expected a finite number above 0; leave it out", t)
+		return option.Errorf("temperature", "temperature %v: expected a finite number above 0; leave it out", t)
 	case several && t != 0:
 		return option.Errorf("temperature", "a temperature calibrates the probabilities of images with one label each, and here they have several labels; leave it out, or give a calibration of each label")
 	case !several && p.Thresholds != nil:
