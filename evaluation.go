@@ -33,7 +33,8 @@ func (p Predicted) Empty() bool {
 }
 
 // predictions collects the predictions of samples: the returned Predicted is complete when the sink
-// has received all of them.
+// has received all of them. Of many images of many classes it keeps the largest logits only; see
+// evaluate.Predictions.Keep.
 func (t *Task) predictions(samples []dataset.Sample) (*Predicted, train.Sink) {
 	classes := t.data.Classes
 	names := func(from, n int) []string {
@@ -53,6 +54,9 @@ func (t *Task) predictions(samples []dataset.Sample) (*Predicted, train.Sink) {
 		}
 	}
 	p := &evaluate.Predictions{Classes: classes}
+	if !t.allLogits && len(samples)*len(classes) > evaluate.MaxLogits {
+		p.Keep = evaluate.KeptLogits
+	}
 	classifies := len(t.objective.TargetShape(t.model.Config)) == 0 && !slices.ContainsFunc(samples, func(s dataset.Sample) bool {
 		_, one := s.Target.(dataset.Class)
 		return !one

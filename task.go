@@ -60,6 +60,7 @@ type Task struct {
 
 	eval, train dataset.Transform
 	cache       *dataset.Cache
+	allLogits   bool                 // see WithAllLogits
 	checked     bool                 // CheckImages has succeeded
 	folderOf    run.Folder           // the run that uses the task; empty if there is none
 	states      map[string]fileState // of the files that runs read, before CheckImages
@@ -94,6 +95,11 @@ func WithCompute(c run.ComputeConfig) Option {
 func WithBackend(be backend.Backend) Option {
 	return func(t *Task, _ *progress.Func) { t.be = be }
 }
+
+// WithAllLogits makes [Task.Evaluate] return all logits of images with one label. Default: if there
+// are more than evaluate.MaxLogits, it returns the largest logits of each image; see
+// evaluate.Predictions.Keep.
+func WithAllLogits() Option { return func(t *Task, _ *progress.Func) { t.allLogits = true } }
 
 // WithObjective sets the loss and the metrics of the task. Default: the result of [objective.For].
 func WithObjective(o objective.Objective) Option {

@@ -129,8 +129,12 @@ and the splits are those of the run of the first one.`,
 		p := a.reporter()
 		defer p.close()
 		newTask := func(t *tuned, d *dataset.Dataset) (*spt.Task, error) {
-			return spt.New(t.model, d, spt.WithObjective(t.trained.Objective), spt.WithCompute(*compute), spt.WithProgress(p.event),
-				spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, TestFlip: t.transform.TestFlip, CacheBytes: data.Images.CacheBytes}))
+			options := []spt.Option{spt.WithObjective(t.trained.Objective), spt.WithCompute(*compute), spt.WithProgress(p.event),
+				spt.WithImages(run.ImageOptions{Resize: t.transform.Resize, ResizeTo: t.transform.ResizeTo, TestFlip: t.transform.TestFlip, CacheBytes: data.Images.CacheBytes})}
+			if o.predictions != "" {
+				options = append(options, spt.WithAllLogits())
+			}
+			return spt.New(t.model, d, options...)
 		}
 		task, err := newTask(t, d)
 		if err != nil {

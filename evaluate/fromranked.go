@@ -11,12 +11,15 @@ import (
 // what is left. So the metrics of the result are those of the predictions from which
 // [Predictions.Ranked] made all, up to the rounding of float32, if k is at least 5.
 func FromRanked(classes []string, all []Ranked) (*Predictions, error) {
-	p := &Predictions{Classes: classes, Logits: make([]float32, len(all)*len(classes))}
-	for i, r := range all {
+	p := &Predictions{Classes: classes}
+	if len(all)*len(classes) > MaxLogits {
+		p.Keep = KeptLogits // all other classes have one logit anyway
+	}
+	row := make([]float32, len(classes))
+	for _, r := range all {
 		if err := r.check(len(classes)); err != nil {
 			return nil, fmt.Errorf("image %s: %w", r.Path, err)
 		}
-		p.Paths, p.Targets = append(p.Paths, r.Path), append(p.Targets, int32(r.Target))
 		known := map[int]float64{}
 		rest := 1.0
 		for _, t := range r.Top {
@@ -27,7 +30,7 @@ func FromRanked(classes []string, all []Ranked) (*Predictions, error) {
 			known[r.Target] = r.TargetProbability
 			rest -= r.TargetProbability
 		}
-		row, others := p.row(i), rest/float64(max(1, len(classes)-len(known)))
+		others := rest / float64(max(1, len(classes)-len(known)))
 		for c := range row {
 			probability, ok := known[c]
 			if !ok {
@@ -45,6 +48,9 @@ func FromRanked(classes []string, all []Ranked) (*Predictions, error) {
 			if !slices.ContainsFunc(r.Top, func(t ClassProbability) bool { return t.Class == c }) {
 				row[c] = min(row[c], math.Nextafter32(least, -math.MaxFloat32))
 			}
+		}
+		if err := p.Add([]string{r.Path}, []int32{int32(r.Target)}, row); err != nil {
+			return nil, err
 		}
 	}
 	return p, p.check()

@@ -129,18 +129,20 @@ type score struct {
 func (p *Predictions) scores(temperature float64) []score {
 	scores := make([]score, p.Len())
 	forBlocks(p.Len(), func(_, from, to int) {
-		var probabilities []float64
+		var all []float64
+		var row []float32
 		for i := from; i < to; i++ {
-			row, target := p.row(i), int(p.Targets[i])
-			above := 0 // classes that rank above the target
-			for c, v := range row {
-				if v > row[target] || v == row[target] && c > target {
-					above++
-				}
+			row = p.row(i, row)
+			target := int(p.Targets[i])
+			var above int
+			if p.Keep > 0 {
+				above = p.kept[i].above
+			} else {
+				above = rankOf(row, target)
 			}
-			probabilities = p.Probabilities(i, temperature, probabilities)
-			predicted := p.Predicted(i)
-			scores[i] = score{predicted, above < topK, probabilities[predicted], probabilities[target]}
+			all = probabilities(row, temperature, all)
+			class := predicted(row)
+			scores[i] = score{class, above < topK, all[class], all[target]}
 		}
 	})
 	return scores

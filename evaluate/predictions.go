@@ -27,11 +27,19 @@ type Predictions struct {
 	Classes []string  // names of the classes, in the order of the rows of the head
 	Paths   []string  // path of each image
 	Targets []int32   // class id of each image, or Unknown
-	Logits  []float32 // [N, C], row-major
+	Logits  []float32 // [N, C], row-major; nil with Keep
+	// Keep bounds the memory for many images of many classes: Add keeps only this number of the
+	// largest logits of an image, and that of its target. All other classes get one logit that
+	// keeps the sum of their probabilities. So all metrics at the temperature 1 are exact.
+	// Temperature, and what is computed at another temperature, are approximate. Set it before Add,
+	// to 5 or more. Default: 0, which keeps all logits.
+	Keep int
+
+	kept []keptRow // with Keep
 }
 
-// stored has the fields of Predictions and of LabelPredictions. Targets holds the same number of
-// values for each image.
+// stored has the fields that Predictions and LabelPredictions share. Targets holds the same number
+// of values for each image.
 type stored struct {
 	Classes []string
 	Paths   []string
@@ -68,6 +76,21 @@ func (s *stored) check(each int) error {
 	return nil
 }
 
+// keptRow holds the logits of an image of which only the largest are kept.
+type keptRow struct {
+	classes []int32   // of the kept logits
+	logits  []float32 // in the order of classes
+	rest    float32   // logit of all other classes
+	above   int       // number of classes that rank above the target; see rankOf
+}
+
+// KeptLogits is a value for Predictions.Keep, and MaxLogits the number of logits of all images from
+// which it is worth it: 256 MiB.
+const (
+	KeptLogits = 64
+	MaxLogits  = 1 << 26
+)
+
 // Len returns the number of images.
 func (p *Predictions) Len() int { return len(p.Paths) }
 
@@ -75,17 +98,118 @@ func (p *Predictions) Len() int { return len(p.Paths) }
 // of values that do not fit, a target outside of the classes and a logit that is not finite are
 // errors. Add adds no image if it returns an error.
 func (p *Predictions) Add(paths []string, targets []int32, logits []float32) error {
-	return (*stored)(p).add(paths, targets, logits, func(s *stored) error { return (*Predictions)(s).check() })
+	added := stored{p.Classes, paths, targets, logits}
+	if err := added.checkSingle(); err != nil {
+		return fmt.Errorf("adding predictions: %w", err)
+	}
+	p.Paths = append(p.Paths, paths...)
+	p.Targets = append(p.Targets, targets...)
+	if p.Keep == 0 {
+		p.Logits = append(p.Logits, logits...)
+		return nil
+	}
+	for i := range targets {
+		row := logits[i*len(p.Classes) : (i+1)*len(p.Classes)]
+		p.kept = append(p.kept, keptOf(row, int(targets[i]), p.Keep))
+	}
+	return nil
+}
+
+// keptOf returns the n largest logits of a row and that of the target, which may be Unknown. Among
+// equal logits it keeps the first.
+func keptOf(row []float32, target, n int) keptRow {
+	top := largest(row, n, nil)
+	if target != Unknown && !slices.Contains(top, target) {
+		top = append(top, target)
+	}
+	k := keptRow{classes: make([]int32, len(top)), logits: make([]float32, len(top)), rest: row[top[0]]}
+	if target != Unknown {
+		k.above = rankOf(row, target)
+	}
+	for i, c := range top {
+		k.classes[i], k.logits[i] = int32(c), row[c]
+	}
+	if len(top) == len(row) {
+		return k
+	}
+	var others [][]float32 // the parts of the row between the classes that are kept
+	from := 0
+	for _, c := range slices.Sorted(slices.Values(top)) {
+		others = append(others, row[from:c])
+		from = c + 1
+	}
+	others = append(others, row[from:])
+	most, sum := float32(math.Inf(-1)), 0.0
+	for _, part := range others {
+		for _, v := range part {
+			most = max(most, v)
+		}
+	}
+	for _, part := range others {
+		for _, v := range part {
+			sum += math.Exp(float64(v - most))
+		}
+	}
+	k.rest = float32(min(float64(most), float64(most)+math.Log(sum/float64(len(row)-len(top)))))
+	return k
+}
+
+// rankOf returns the number of classes that rank above a class: those with a larger logit and, as
+// in top_k_accuracy_score of scikit-learn, later classes with an equal one.
+func rankOf(row []float32, class int) (above int) {
+	for c, v := range row {
+		if v > row[class] || v == row[class] && c > class {
+			above++
+		}
+	}
+	return above
+}
+
+// largest returns the classes of the n largest logits of a row, largest first, and fewer if there
+// are fewer classes. Among equal logits, the first class comes first. The result is in dst if dst
+// has the capacity.
+func largest(row []float32, n int, dst []int) []int {
+	top := dst[:0]
+	for c, v := range row {
+		if len(top) == n && v <= row[top[n-1]] {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(top, v, func(other int, v float32) int {
+			if row[other] >= v {
+				return -1
+			}
+			return 1
+		})
+		top = slices.Insert(top[:min(len(top), n-1)], min(at, n-1), c)
+	}
+	return top
 }
 
 // check returns an error if the fields of p do not fit together.
 func (p *Predictions) check() error {
-	if err := (*stored)(p).check(1); err != nil {
+	s := &stored{p.Classes, p.Paths, p.Targets, p.Logits}
+	if p.Keep == 0 {
+		return s.checkSingle()
+	}
+	if len(p.kept) != len(p.Targets) || len(p.Paths) != len(p.Targets) {
+		return fmt.Errorf("found %d paths, %d targets and the logits of %d images, expected one of each for every image: add images with Add", len(p.Paths), len(p.Targets), len(p.kept))
+	}
+	return s.checkTargets()
+}
+
+// checkSingle is check for images with one label each.
+func (s *stored) checkSingle() error {
+	if err := s.check(1); err != nil {
 		return err
 	}
-	for i, target := range p.Targets {
-		if target != Unknown && (target < 0 || int(target) >= len(p.Classes)) {
-			return fmt.Errorf("image %s has target %d, expected 0 to %d, or %d if the target is unknown", p.Paths[i], target, len(p.Classes)-1, Unknown)
+	return s.checkTargets()
+}
+
+// checkTargets returns an error for the first image whose target is no class.
+func (s *stored) checkTargets() error {
+	for i, target := range s.Targets {
+		if target != Unknown && (target < 0 || int(target) >= len(s.Classes)) {
+			return fmt.Errorf("image %s has target %d, expected 0 to %d, or %d if the target is unknown", s.Paths[i], target, len(s.Classes)-1, Unknown)
 		}
 	}
 	return nil
@@ -113,16 +237,36 @@ func checkTemperature(temperature float64) error {
 	return nil
 }
 
-// row returns the logits of image i.
-func (p *Predictions) row(i int) []float32 {
+// row returns the logits of image i. They may be in dst if it has the capacity for all classes; the
+// caller must not change them.
+func (p *Predictions) row(i int, dst []float32) []float32 {
 	n := len(p.Classes)
-	return p.Logits[i*n : (i+1)*n]
+	if p.Keep == 0 {
+		return p.Logits[i*n : (i+1)*n]
+	}
+	k := p.kept[i]
+	row := slices.Grow(dst[:0], n)[:n]
+	for c := range row {
+		row[c] = k.rest
+	}
+	for at, c := range k.classes {
+		row[c] = k.logits[at]
+	}
+	return row
 }
 
 // Predicted returns the class with the largest logit for image i. Among equal logits it returns the
 // first class, as the accuracy of package objective does.
 func (p *Predictions) Predicted(i int) int {
-	row, best := p.row(i), 0
+	if p.Keep > 0 {
+		return int(p.kept[i].classes[0])
+	}
+	return predicted(p.row(i, nil))
+}
+
+// predicted returns the first class with the largest logit.
+func predicted(row []float32) int {
+	best := 0
 	for c, v := range row {
 		if v > row[best] {
 			best = c
@@ -136,9 +280,13 @@ func (p *Predictions) Predicted(i int) int {
 // above 0; 1 keeps the probabilities of the model. The result is in dst if dst has the capacity for
 // all classes.
 func (p *Predictions) Probabilities(i int, temperature float64, dst []float64) []float64 {
-	row := p.row(i)
+	return probabilities(p.row(i, nil), temperature, dst)
+}
+
+// probabilities is Probabilities for a row of logits.
+func probabilities(row []float32, temperature float64, dst []float64) []float64 {
 	dst = slices.Grow(dst[:0], len(row))[:len(row)]
-	largest, sum := float64(row[p.Predicted(i)]), 0.0
+	largest, sum := float64(row[predicted(row)]), 0.0
 	for c, v := range row {
 		dst[c] = math.Exp((float64(v) - largest) / temperature)
 		sum += dst[c]

@@ -42,31 +42,20 @@ func (r Ranked) Confidence() float64 { return r.Top[0].Probability }
 func (p *Predictions) Ranked(k int, temperature float64) []Ranked {
 	ranked := make([]Ranked, p.Len())
 	forBlocks(p.Len(), func(_, from, to int) {
-		var probabilities []float64
+		var all []float64
+		var row []float32
 		var top []int
 		for i := from; i < to; i++ {
-			row := p.row(i)
+			row = p.row(i, row)
 			// Logits order classes whose probabilities are too small for a float64.
-			top = top[:0]
-			for c, v := range row {
-				if len(top) == k && v <= row[top[k-1]] {
-					continue
-				}
-				at, _ := slices.BinarySearchFunc(top, v, func(other int, v float32) int {
-					if row[other] >= v {
-						return -1
-					}
-					return 1
-				})
-				top = slices.Insert(top[:min(len(top), k-1)], min(at, k-1), c)
-			}
-			probabilities = p.Probabilities(i, temperature, probabilities)
+			top = largest(row, k, top)
+			all = probabilities(row, temperature, all)
 			r := Ranked{Path: p.Paths[i], Target: int(p.Targets[i]), Top: make([]ClassProbability, len(top))}
 			for rank, c := range top {
-				r.Top[rank] = ClassProbability{c, probabilities[c]}
+				r.Top[rank] = ClassProbability{c, all[c]}
 			}
 			if r.Target != Unknown {
-				r.TargetProbability = probabilities[r.Target]
+				r.TargetProbability = all[r.Target]
 			}
 			ranked[i] = r
 		}

@@ -27,7 +27,7 @@ func TestRanked(t *testing.T) {
 				for c := range order {
 					order[c] = c
 				}
-				row := p.row(i)
+				row := p.row(i, nil)
 				slices.SortStableFunc(order, func(a, b int) int { return int(math.Copysign(1, float64(row[b]-row[a]))) * btoi(row[a] != row[b]) })
 				probabilities := p.Probabilities(i, 0.7, nil)
 				var want []ClassProbability

@@ -127,6 +127,9 @@ func (p *Predictions) Write(path string, o WriteOptions) error {
 	if err == nil {
 		err = checkTemperature(o.Temperature)
 	}
+	if err == nil && p.Keep > 0 {
+		err = fmt.Errorf("only the %d largest logits of each image are kept, and a table has all; leave Keep out", p.Keep)
+	}
 	if err != nil {
 		return fmt.Errorf("writing predictions to %s: %w", path, err)
 	}
@@ -140,23 +143,23 @@ func (p *Predictions) Write(path string, o WriteOptions) error {
 			t.columns = append(t.columns, column{"logit_" + name, single})
 		}
 	}
-	var probabilities []float64
+	var all []float64
 	t.fill = func(i int, cells []cell) {
 		predicted := p.Predicted(i)
-		probabilities = p.Probabilities(i, o.Temperature, probabilities)
+		all = p.Probabilities(i, o.Temperature, all)
 		cells[0], cells[1], cells[2], cells[3] = textCell(p.Paths[i]), cell{missing: true}, cell{text: names[predicted]}, cell{missing: true}
-		cells[4] = cell{number: probabilities[predicted]}
+		cells[4] = cell{number: all[predicted]}
 		if target := int(p.Targets[i]); target != Unknown {
 			cells[1], cells[3] = cell{text: names[target]}, cell{}
 			if target == predicted {
 				cells[3].number = 1
 			}
 		}
-		for c, v := range probabilities {
+		for c, v := range all {
 			cells[5+c] = cell{number: v}
 		}
 		if o.Logits {
-			for c, v := range p.row(i) {
+			for c, v := range p.row(i, nil) {
 				cells[5+len(names)+c] = cell{number: float64(v)}
 			}
 		}

@@ -172,7 +172,7 @@ func TestWrite(t *testing.T) {
 		for _, v := range probabilities {
 			want[i] = append(want[i], v)
 		}
-		for _, v := range p.row(i) {
+		for _, v := range p.row(i, nil) {
 			want[i] = append(want[i], float64(v))
 		}
 	}

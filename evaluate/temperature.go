@@ -68,8 +68,9 @@ func (p *Predictions) Temperature() (float64, error) {
 // of each image are equal.
 func (p *Predictions) separated() (right, flat bool) {
 	right, flat = true, true
+	var row []float32
 	for i, target := range p.Targets {
-		row := p.row(i)
+		row = p.row(i, row)
 		largest := slices.Max(row)
 		right = right && row[target] == largest
 		flat = flat && slices.Min(row) == largest
@@ -82,8 +83,9 @@ func (p *Predictions) separated() (right, flat bool) {
 func (p *Predictions) slope(x float64) (first, second float64) {
 	sums := make([][2]float64, blocks(p.Len()))
 	forBlocks(p.Len(), func(block, from, to int) {
+		var row []float32
 		for i := from; i < to; i++ {
-			row := p.row(i)
+			row = p.row(i, row)
 			largest := float64(slices.Max(row))
 			total, linear, square := 0.0, 0.0, 0.0
 			for _, v := range row {

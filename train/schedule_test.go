@@ -65,8 +65,15 @@ func TestResumeWithPatience(t *testing.T) {
 }
 
 // TestPatienceReturnsBest checks that the result, the predictions of the validation images and a
-// later evaluation all have the tuned tensors of the best epoch.
+// later evaluation all have the tuned tensors of the best epoch, also if there are too many
+// predictions to keep them.
 func TestPatienceReturnsBest(t *testing.T) {
+	t.Run("kept", testPatience)
+	defer train.SetMaxKept(0)()
+	t.Run("predicted again", testPatience)
+}
+
+func testPatience(t *testing.T) {
 	r := newRun(t, selection)
 	r.Options.LR, r.Options.Patience, r.Keep = 3, 4, true
 	var sent []float32

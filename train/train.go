@@ -152,6 +152,10 @@ func (p *predictions) add(logits []float32, targets []int32) error {
 	return nil
 }
 
+// maxKept is the largest number of logits of validation images that a training with patience keeps
+// in each epoch. They are kept twice: those of the best epoch and those of the last one.
+var maxKept = 1 << 24
+
 // Close releases the programs and tensors that Do kept.
 func (r *Run) Close() {
 	if r.predictor != nil {
@@ -298,6 +302,8 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			var sink Sink
 			switch {
 			case r.ValSink == nil:
+			case o.Patience > 0 && val.Len()*r.Model.Config.NumClasses > maxKept && r.TimeLeft == nil:
+				// Do predicts the images again at the end, for which a limited time may be too short
 			case o.Patience > 0:
 				sink = validated.add
 			case at.Steps >= at.Total:
@@ -341,7 +347,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 	}
 	// A training with patience has kept the predictions of its best epoch, unless it was stopped
-	// after that epoch. One that was stopped after its last epoch has not passed its predictions
+	// after that epoch, or there are too many. One that was stopped after its last epoch has not passed its predictions
 	// on.
 	if val != nil && r.ValSink != nil && !r.valSent {
 		if r.best.targets != nil {
