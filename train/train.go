@@ -347,8 +347,8 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 		}
 	}
 	// A training with patience has kept the predictions of its best epoch, unless it was stopped
-	// after that epoch, or there are too many. One that was stopped after its last epoch has not passed its predictions
-	// on.
+	// after that epoch, or there are too many. One that was stopped after its last epoch has not
+	// passed its predictions on.
 	if val != nil && r.ValSink != nil && !r.valSent {
 		if r.best.targets != nil {
 			err = r.ValSink(r.best.logits, r.best.targets)
