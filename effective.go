@@ -33,6 +33,9 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		}
 		o.Score.Criterion = sensitivity.SummedGradient
 	}
+	if o.Score.Criterion.Signed() && o.Plan.Rule != plan.Gain {
+		return o, &run.OptionError{Option: "criterion", Err: fmt.Errorf("scores with the criterion %s have signs, which only plan rule %s reads; choose another criterion, or that rule", o.Score.Criterion, plan.Gain)}
+	}
 	if o.ScoresFile == "" {
 		o.Score = o.Score.WithDefaults()
 	}

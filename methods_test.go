@@ -120,8 +120,12 @@ func TestCriteria(t *testing.T) {
 		if scores.Criterion != c || (images == 12) != c.Images() || scores.Images != images || scores.ClassToken != 16 {
 			t.Errorf("%s: criterion %q, %d images, class token %d", c, scores.Criterion, images, scores.ClassToken)
 		}
-		for _, m := range []method.Method{method.SPTLoRA, "spt-unstructured", "spt-lora-structured"} {
-			p, err := spt.Plan(t.Context(), config, scores, plan.MustParseBudget("500"), plan.Options{Module: lookup(t, m).Module, Only: lookup(t, m).Only, Rank: 1})
+		methods, rule := []method.Method{method.SPTLoRA, "spt-lora-structured", "spt-unstructured"}, ""
+		if c.Signed() { // only one rule reads signs, and it needs modules
+			methods, rule = methods[:2], plan.Gain
+		}
+		for _, m := range methods {
+			p, err := spt.Plan(t.Context(), config, scores, plan.MustParseBudget("500"), plan.Options{Module: lookup(t, m).Module, Only: lookup(t, m).Only, Rule: rule, Rank: 1})
 			if err != nil {
 				t.Fatalf("%s, %s: %v", c, m, err)
 			}

@@ -98,8 +98,8 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// samerows FIRST SECOND DISTANCE CLASS... checks that the heads of two deltas have the same rows for
-// the classes, up to a distance of each value, and that the rows of different classes differ by
+// samerows FIRST SECOND DISTANCE CLASS... checks that the heads of two deltas have the same rows
+// for the classes, up to a distance of each value, and that the rows of different classes differ by
 // more.
 func sameRows(ts *testscript.TestScript, _ bool, args []string) {
 	distance, err := strconv.ParseFloat(args[2], 64)

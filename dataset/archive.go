@@ -169,7 +169,8 @@ func (c *container) contentsOf(f io.ReaderAt, m *member, limit int64) (data []by
 	return data, nil
 }
 
-// inflater decompresses DEFLATE data. Its tables and buffers take 40 kB, so inflaters are used again.
+// inflater decompresses DEFLATE data. Its tables and buffers take 40 kB, so inflaters are used
+// again.
 type inflater struct {
 	from *bufio.Reader
 	to   io.ReadCloser // a flate.Resetter

@@ -109,8 +109,8 @@ func decodeImage(data []byte) (m *RGB, err error) {
 	return orient(m, orientation(f.name, data)), nil
 }
 
-// checkSize returns an error for an image of the named format without area, or with more pixels than
-// the limits.
+// checkSize returns an error for an image of the named format without area, or with more pixels
+// than the limits.
 func checkSize(name string, width, height int) error {
 	switch {
 	case width <= 0 || height <= 0:

@@ -76,8 +76,8 @@ func withTargets(all, part []Sample) (out []Sample) {
 }
 
 // TestGroupedLabels checks that groups of images with several labels are divided so that each split
-// and each fold gets its share of each label, that no group is divided, and that the shares are much
-// nearer to the ideal than those of a division by the sizes of the groups alone.
+// and each fold gets its share of each label, that no group is divided, and that the shares are
+// much nearer to the ideal than those of a division by the sizes of the groups alone.
 func TestGroupedLabels(t *testing.T) {
 	const labels = 14
 	sum, sets := 0.0, 10

@@ -83,8 +83,8 @@ func checkGroup(name string) error {
 }
 
 // setGroups sets the groups of all images, as the options of d say, and adds a note with their
-// numbers. folder is the folder of the data set; pattern is the compiled GroupPattern or nil. report
-// is as in OpenOptions.
+// numbers. folder is the folder of the data set; pattern is the compiled GroupPattern or nil.
+// report is as in OpenOptions.
 func (d *Dataset) setGroups(ctx context.Context, folder string, pattern *regexp.Regexp, report progress.Func) error {
 	if !d.Options.grouped() {
 		return nil
@@ -157,7 +157,8 @@ func (d *Dataset) uniteDuplicates(ctx context.Context, report progress.Func) err
 	done := counter(len(missing), progress.Hashes, report)
 	err := parallel(ctx, len(missing), 0, func(n int) {
 		i := missing[n]
-		if m, _, err := samples[i].read(); err == nil { // the other images are found when they are used
+		// the other images are found when they are used
+		if m, _, err := samples[i].read(); err == nil {
 			known[i].look, known[i].pixels = thumbnailOf(m).hash(), pixelHash(m)
 		}
 		done()

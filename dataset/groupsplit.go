@@ -47,10 +47,10 @@ func strataOf(s Sample) []int {
 	return append([]int{everyImage}, labels...)
 }
 
-// groupsOf returns the groups of samples, larger groups first. If images have several labels, groups
-// with rare labels come before them, as in stratifyLabels. Other groups are in a random order that
-// follows from the seed and from the paths of their images. So the order of samples has no effect,
-// except for images in memory, which have no path.
+// groupsOf returns the groups of samples, larger groups first. If images have several labels,
+// groups with rare labels come before them, as in stratifyLabels. Other groups are in a random
+// order that follows from the seed and from the paths of their images. So the order of samples has
+// no effect, except for images in memory, which have no path.
 func groupsOf(samples []Sample, seed uint64) []imageGroup {
 	order := make([]int, len(samples))
 	for i := range order {
@@ -325,10 +325,9 @@ func (a *placement) assigned(n int) []int {
 
 // stratifyGroups divides the samples into three splits and keeps the images of a group in one
 // split. The shares of the classes are those of stratify, as nearly as the groups allow, and the
-// shares of several labels those of stratifyLabels. At least one group of every class or label stays
-// in train. If there are enough groups, no split with a fraction
-// above 0 is empty. Each split keeps the order of samples. If all samples are one group,
-// stratifyGroups returns an error.
+// shares of several labels those of stratifyLabels. At least one group of every class or label
+// stays in train. If there are enough groups, no split with a fraction above 0 is empty. Each split
+// keeps the order of samples. If all samples are one group, stratifyGroups returns an error.
 func stratifyGroups(samples []Sample, valFraction, testFraction float64, seed uint64) (train, val, test []Sample, err error) {
 	groups := groupsOf(samples, seed)
 	parts := []int{0}
@@ -342,8 +341,9 @@ func stratifyGroups(samples []Sample, valFraction, testFraction float64, seed ui
 	}
 	several := slices.ContainsFunc(samples, func(s Sample) bool { _, is := s.Target.(Labels); return is })
 	a := newPlacement(groups, 3, func(images, groups int) []float64 {
-		// Labels give their exact share. As in stratify, large strata give at least one image to each split. Strata of two groups
-		// give their exact share, which may be less than half an image.
+		// Labels give their exact share. As in stratify, large strata give at least one image to
+		// each split. Strata of two groups give their exact share, which may be less than half an
+		// image.
 		nVal, nTest := valFraction*float64(images), testFraction*float64(images)
 		switch {
 		case several:

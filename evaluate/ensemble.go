@@ -9,8 +9,7 @@ import (
 // of its logits. That is the geometric mean of the probabilities. All must have the same images in
 // the same order, the same targets and the same classes, by name; the order of the classes may
 // differ, and the result has that of the first. Logits that [Predictions.Keep] left out are
-// approximate. The error for different images names the first
-// difference.
+// approximate. The error for different images names the first difference.
 func Mean(all []*Predictions) (*Predictions, error) {
 	if len(all) == 0 {
 		return nil, fmt.Errorf("averaging predictions: found none, expected at least one")

@@ -303,7 +303,8 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			switch {
 			case r.ValSink == nil:
 			case o.Patience > 0 && val.Len()*r.Model.Config.NumClasses > maxKept && r.TimeLeft == nil:
-				// Do predicts the images again at the end, for which a limited time may be too short
+				// Do predicts the images again at the end, for which a limited time may be too
+				// short
 			case o.Patience > 0:
 				sink = validated.add
 			case at.Steps >= at.Total:
