@@ -169,7 +169,7 @@ func TestKeepsProbe(t *testing.T) {
 				if same := reflect.DeepEqual(d.Tuned, fitted.Tuned); same != noRefit {
 					t.Errorf("%s, no refit %t: the delta is the probe in its folder: %t", name, noRefit, same)
 				}
-				if *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil {
+				if *result.Val != result.Probe.ValAccuracy || result.Test == nil || result.ProbeTest != nil || !reflect.DeepEqual(d.Posthoc, fitted.Posthoc) {
 					t.Errorf("%s, no refit %t: %+v", name, noRefit, result)
 				}
 				again, _ := tune(t, newTask(t, 9), o, dir) // the finished run is read

@@ -401,7 +401,11 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 			f.add("95% interval", "%s to %s", wording.Percent(m.Interval.Low), wording.Percent(m.Interval.High))
 		}
 		if m := r.LabelMetrics; m != nil {
-			f.add("macro F1", "%s, with the thresholds of the validation images", wording.Percent(m.Macro.F1))
+			thresholds := "the thresholds of the validation images"
+			if r.Thresholds == nil {
+				thresholds = fmt.Sprintf("the threshold %g", evaluate.DefaultThreshold)
+			}
+			f.add("macro F1", "%s, with %s", wording.Percent(m.Macro.F1), thresholds)
 		}
 	}
 	if left := len(task.Data().Test); r.Test != nil && r.Test.Images < left {

@@ -667,15 +667,16 @@ func TestCancel(t *testing.T) {
 // BenchmarkFit fits the whole default path with validation images.
 func BenchmarkFit(b *testing.B) {
 	for _, s := range []struct {
+		problem           Problem
 		n, width, classes int
 		spread            float64
-	}{{1000, 192, 10, 0.2}, {1000, 768, 101, 0.2}, {50000, 384, 1000, 0.2}} {
-		b.Run(fmt.Sprintf("%dx%dx%d", s.n, s.width, s.classes), func(b *testing.B) {
-			train, val := synthetic(s.n, s.width, s.classes, s.spread, 1), synthetic(max(200, s.n/20), s.width, s.classes, s.spread, 2)
+	}{{OneLabel, 1000, 192, 10, 0.2}, {OneLabel, 1000, 768, 101, 0.2}, {OneLabel, 50000, 384, 1000, 0.2}, {SeveralLabels, 1000, 192, 10, 0.2}, {SeveralLabels, 1000, 768, 80, 0.2}, {SeveralLabels, 50000, 384, 80, 0.2}} {
+		b.Run(fmt.Sprintf("%T/%dx%dx%d", s.problem, s.n, s.width, s.classes), func(b *testing.B) {
+			train, val := syntheticOf(s.problem, s.n, s.width, s.classes, s.spread, 1), syntheticOf(s.problem, max(200, s.n/20), s.width, s.classes, s.spread, 2)
 			iterations := 0
 			for b.Loop() {
 				iterations = 0
-				for _, try := range mustFit(b, train, val, Options{Classes: s.classes}).Tried {
+				for _, try := range mustFit(b, train, val, Options{Problem: s.problem, Classes: s.classes}).Tried {
 					iterations += try.Iterations
 				}
 			}
