@@ -146,9 +146,9 @@ func TestBrokenInside(t *testing.T) {
 		o := autoOptions(method.LoRA)
 		o.Probe = c.probe
 		dir, trained := t.TempDir(), false
-		_, err := uncached(t, writeColours(t, []string{c.broken}, nil), false).Tune(t.Context(), o, dir, func(e progress.Event) {
-			trained = trained || e.Stage == progress.Epoch
-		})
+		report := func(e progress.Event) { trained = trained || e.Stage == progress.Epoch }
+		root := writeColours(t, []string{c.broken}, nil)
+		_, err := uncached(t, root, false).Tune(t.Context(), o, dir, report)
 		var bad *dataset.ImageError
 		file := filepath.Base(c.broken) + ".png"
 		if !errors.As(err, &bad) || filepath.Base(bad.Path) != file || !strings.Contains(err.Error(), c.message) || trained != c.trains {
@@ -156,6 +156,15 @@ func TestBrokenInside(t *testing.T) {
 		}
 		if _, err := delta.Load(dir); (err == nil) != c.hasDelta {
 			t.Errorf("%s, probe %v: loading the delta: %v, want a delta: %v", c.broken, c.probe, err, c.hasDelta)
+		}
+		// The resumed run skips the image, and does not train again.
+		trained = false
+		r, err := uncached(t, root, true).Tune(t.Context(), o, dir, report)
+		if err != nil || r.Skipped != 1 || len(r.Data.Broken) != 1 || trained == c.trains {
+			t.Errorf("%s, probe %v, resumed: trained %v, result %+v, error %v", c.broken, c.probe, trained, r, err)
+		}
+		if _, recorded, err := run.Open(dir); err != nil || !recorded.Data.SkipBadImages || len(recorded.Data.Broken) != 1 {
+			t.Errorf("%s, probe %v: the configuration has the data %+v (%v)", c.broken, c.probe, recorded.Data, err)
 		}
 	}
 }

@@ -253,6 +253,7 @@ func (r *runner) run(ctx context.Context) (*run.Result, error) {
 		return nil, err
 	}
 	result.Skipped = len(r.data.Skipped)
+	result.Data.RecordBroken(r.data)
 	r.recordChanges(result, r.report)
 	return result, run.SaveResult(r.folder, result)
 }

@@ -31,17 +31,17 @@ func (a *app) openDevice(c *run.ComputeConfig) (backend.Backend, error) {
 	return c.Open(p.event)
 }
 
-// canSkip reports whether the command has --skip-bad-images and the user can still give it. A
-// resumed run does not take the flag, because its images are fixed.
+// canSkip reports whether the command has --skip-bad-images and the user can still give it.
 func canSkip(fs *pflag.FlagSet) bool {
 	skip := fs.Lookup("skip-bad-images")
-	return skip != nil && !skip.Changed && !fs.Changed("resume")
+	return skip != nil && !skip.Changed
 }
 
 // resumeRun reads the configuration of the run in dir into c and sets out to dir. It returns an
 // error if a flag contradicts the configuration. --model, --data and --image-root may differ from
-// the configuration, because the backbone and the data set may have moved. For the command train,
-// resumeRun also sets single to the options of the run; for tune, single is nil.
+// the configuration, because the backbone and the data set may have moved, and --skip-bad-images
+// may be added, because an image may have turned out to be broken. For the command train, resumeRun
+// also sets single to the options of the run; for tune, single is nil.
 func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir string, out *string) error {
 	before := given(cmd)
 	_, loaded, err := run.Open(dir)
@@ -56,6 +56,9 @@ func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir 
 	}
 	if path, ok := before["image-root"]; ok {
 		loaded.Data.ImageRoot = path
+	}
+	if before["skip-bad-images"] == "true" {
+		loaded.Data.SkipBadImages = true
 	}
 	if tuned := loaded.Train == nil; tuned != (single == nil) {
 		verb := "train"

@@ -142,6 +142,9 @@ func (d *Dataset) SkipImages(reason func(name string) string) error {
 	for _, s := range d.splits() {
 		errs := make([]error, len(*s.samples))
 		for i, sample := range *s.samples {
+			if sample.Path == "" {
+				continue
+			}
 			if why := reason(d.NameOf(sample)); why != "" {
 				errs[i] = &ImageError{sample.Path, errors.New(why)}
 			}

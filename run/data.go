@@ -216,6 +216,9 @@ func (c *DataConfig) SkipBroken(d *dataset.Dataset) error {
 func (c *DataConfig) RecordBroken(d *dataset.Dataset) {
 	c.Broken = nil
 	for _, s := range d.Skipped[len(d.AsOpened().Skipped):] {
+		if s.Path == "" { // an image in memory has no name
+			continue
+		}
 		if c.Broken == nil {
 			c.Broken = make(map[string]string)
 		}

@@ -148,12 +148,14 @@ func (f Folder) Move(m ModelConfig, d DataConfig, data *dataset.Dataset) error {
 	return jsonfile.Write(f.Path(ConfigFile), c)
 }
 
-// RecordBroken records the images that data skips because they cannot be decoded in config.json.
+// RecordBroken records in config.json that the run skips bad images, and the images that data skips
+// because they cannot be decoded.
 func (f Folder) RecordBroken(data *dataset.Dataset) error {
 	_, c, err := Open(string(f))
 	if err != nil {
 		return err
 	}
+	c.Data.SkipBadImages = c.Data.SkipBadImages || data.Options.SkipBadImages
 	c.Data.RecordBroken(data)
 	return jsonfile.Write(f.Path(ConfigFile), &c)
 }
