@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sptune/spt"
@@ -31,9 +32,27 @@ import (
 )
 
 // flagTable returns the flags of all commands. A flag that differs between commands has several
-// rows. Each call builds the table again, because programs may register modules and objectives,
-// whose names are values of flags.
+// rows. It builds the table again after a program has registered a module or an objective, whose
+// names are values of flags.
 func flagTable() []flagRow {
+	names := strings.Join(append(peft.Names(), objective.Names()...), " ")
+	lastTable.Lock()
+	defer lastTable.Unlock()
+	if lastTable.rows == nil || lastTable.names != names {
+		lastTable.rows, lastTable.names = newFlagTable(), names
+	}
+	return slices.Clone(lastTable.rows)
+}
+
+// lastTable holds the last result of newFlagTable. A command reads the table dozens of times.
+var lastTable struct {
+	sync.Mutex
+	rows  []flagRow
+	names string // of the registered modules and objectives
+}
+
+// newFlagTable makes the table of flagTable.
+func newFlagTable() []flagRow {
 	recipe, scoring, planning := train.VTAB(), sensitivity.Options{}.WithDefaults(), plan.Options{}.WithDefaults()
 	return []flagRow{
 

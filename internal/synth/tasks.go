@@ -3,7 +3,9 @@ package synth
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
+	"sync"
 )
 
 // Task is a small classification task for tuning a pretrained backbone. [Tasks] returns the tasks.
@@ -28,7 +30,10 @@ type Task struct {
 //     deviates from the direction by at most 16°. Chance is 1/8.
 //   - location: the cell with the centre of the only object, one of 4×4 cells in reading order. The
 //     object has any shape and texture of the pretraining. Chance is 1/16.
-func Tasks() []Task {
+func Tasks() []Task { return slices.Clone(allTasks()) }
+
+// allTasks returns the tasks. The forms of their textures take a millisecond to draw.
+var allTasks = sync.OnceValue(func() []Task {
 	var tasks []Task
 	for _, k := range formKinds {
 		tasks = append(tasks, formTask(k.name, k.draw))
@@ -48,7 +53,7 @@ func Tasks() []Task {
 		}
 	}
 	return append(tasks, count, orientation, location)
-}
+})
 
 // Image draws the image with the given index in a split. It returns the pixels, [size, size, 3]
 // RGB, and the label, an index into t.Classes. Image is a pure function of its arguments; see the
