@@ -75,10 +75,14 @@ type Start struct {
 	Gone  []string `json:"gone_classes"`
 	// SeenVal and SeenTest count the validation and test images of the run whose names are those of
 	// images that the delta was trained on. They are nil if this is unknown: if the folder of the
-	// delta holds no run, or the data of this run cannot be opened.
+	// delta holds no run, if the data of this run cannot be opened or are on the Hub, and if images
+	// are rows of parquet files, which have no names.
 	SeenVal  *int `json:"seen_val,omitempty"`
 	SeenTest *int `json:"seen_test,omitempty"`
 }
+
+// parquetLayout is the layout whose images have no names.
+const parquetLayout = "parquet"
 
 // Start returns how the delta that o.FromDelta names compares with the data of the task. A delta
 // from which the run cannot start is a [*run.OptionError].
@@ -101,7 +105,7 @@ func (t *Task) Start(ctx context.Context, o run.TuneOptions) (*Start, error) {
 		}
 	}
 	folder, c, err := run.Open(o.FromDelta)
-	if err != nil {
+	if err != nil || !run.IsDataPath(c.Data.Path) || c.Data.Layout == parquetLayout || t.data.Layout == parquetLayout {
 		return s, ctx.Err()
 	}
 	before, err := c.Data.Open(ctx, nil)
