@@ -68,7 +68,7 @@ func TestCriteriaAgainstPyTorch(t *testing.T) {
 			}
 			largest, d := 0.0, 0.0
 			for i, v := range want.Data {
-				largest, d = max(largest, float64(v)), max(d, math.Abs(float64(v-tensor.Scores[i])))
+				largest, d = max(largest, math.Abs(float64(v))), max(d, math.Abs(float64(v-tensor.Scores[i])))
 			}
 			// The gradient of the bias of a key is rounding, which SignalToNoise does not scale.
 			if tensor.Name == "blocks.0.attn.k.bias" || tensor.Name == "blocks.1.attn.k.bias" {
