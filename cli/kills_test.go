@@ -123,7 +123,7 @@ func (p *place) checkRun(out, whole string) {
 // hub, and no part of them. With SPT_FAULTS=all the test kills more often.
 func TestKilledDownloads(t *testing.T) {
 	inputs := newPlace(t, 1)
-	if err := errors.Join(os.Mkdir(inputs.path("hub"), 0o777), makeModel(inputs.path("hub", "model.safetensors"), 1, 5, 64, "")); err != nil {
+	if err := errors.Join(os.Mkdir(inputs.path("hub"), 0o777), makeModel(inputs.path("hub", "model.safetensors"), 1, 5, 64, 16, "")); err != nil {
 		t.Fatal(err)
 	}
 	size := int64(len(inputs.read("hub", "model.safetensors")))

@@ -35,7 +35,7 @@ func newPlace(t *testing.T, images int) *place {
 	p := &place{t, dir, filepath.Join(dir, "spt")} // TestMain runs the program under this name
 	self, err := os.Executable()
 	if err == nil {
-		err = errors.Join(linkProgram(self, p.spt), makeImages(p.path("data"), images), makeModel(p.path("vit.safetensors"), 1, 5, 16, ""))
+		err = errors.Join(linkProgram(self, p.spt), makeImages(p.path("data"), images), makeModel(p.path("vit.safetensors"), 1, 5, 16, 16, ""))
 	}
 	if err != nil {
 		t.Fatal(err)

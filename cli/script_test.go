@@ -272,10 +272,10 @@ func mktable(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o666))
 }
 
-// mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] makes a random ViT of two blocks for
-// images of 16 px. head=0 makes it without a head.
+// mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] [image=PIXELS] makes a random ViT of two
+// blocks, for images of 16 px by default. head=0 makes it without a head.
 func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
-	option := map[string]string{"seed": "1", "head": "5", "width": "16"}
+	option := map[string]string{"seed": "1", "head": "5", "width": "16", "image": "16"}
 	for _, a := range args[1:] {
 		name, value, _ := strings.Cut(a, "=")
 		option[name] = value
@@ -285,12 +285,12 @@ func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(err)
 		return n
 	}
-	ts.Check(makeModel(ts.MkAbs(args[0]), number("seed"), number("head"), number("width"), option["without"]))
+	ts.Check(makeModel(ts.MkAbs(args[0]), number("seed"), number("head"), number("width"), number("image"), option["without"]))
 }
 
 // makeModel writes the model of mkmodel.
-func makeModel(path string, seed, head, width int, without string) error {
-	c := backbone.Config{ImageSize: 16, NumClasses: max(head, 1), NumHeads: 2, LayerNormEps: 1e-6,
+func makeModel(path string, seed, head, width, image int, without string) error {
+	c := backbone.Config{ImageSize: image, NumClasses: max(head, 1), NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 8, EmbedDim: width, Depth: 2, HiddenDim: 32}}
 	weights := checkpoint.StateDict{}
 	for _, p := range c.Params() {

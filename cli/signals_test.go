@@ -289,7 +289,7 @@ func (p *place) makeInputs() {
 			check(os.Symlink(p.path("split", "test", class), p.path("many", class, fmt.Sprint(i))))
 		}
 	}
-	check(errors.Join(os.Mkdir(p.path("hub"), 0o777), makeModel(p.path("hub", "model.safetensors"), 1, 5, 16, "")))
+	check(errors.Join(os.Mkdir(p.path("hub"), 0o777), makeModel(p.path("hub", "model.safetensors"), 1, 5, 16, 16, "")))
 	check(os.MkdirAll(p.path("plugins"), 0o777))
 	check(os.CopyFS(p.path("table", "images"), os.DirFS(p.path("data", "red"))))
 	list := "path,label\n"

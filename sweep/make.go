@@ -243,20 +243,21 @@ func (m *maker) configure(ctx context.Context, nodes []*yamlfile.Node, validate 
 		// A run with nothing to choose needs no validation, except for an early stop.
 		c.Tune.NoValidation = len(c.Tune.Budgets) < 2 && len(c.Tune.LRs) < 2
 	}
-	model, data := at.model, at.data
+	task, model, data := at.task, at.model, at.data
 	if c.Tune.Recipe == run.RecipeAuto {
 		// The jobs must not depend on the speed of the machine that plans them.
 		if c.Tune.TimeLimit > 0 {
 			return Config{}, fmt.Errorf("a time limit of %g s: runs with a time limit depend on the speed of the machine, so a sweep cannot compare them; leave time_limit out", c.Tune.TimeLimit)
 		}
 		chosen := c
-		if _, _, err := at.task.Prepare(ctx, &chosen, m.report); err != nil {
+		if task, _, err = task.Prepare(ctx, &chosen, m.report); err != nil {
 			return Config{}, err
 		}
 		chosen.Tune.Began = time.Time{}
 		c.Tune, model.ImageSize, data.Images = chosen.Tune, chosen.Model.ImageSize, chosen.Data.Images
+		model.Record(task.Model()) // another image size has other position embeddings
 	}
-	if c.Tune, err = at.task.Effective(c.Tune); err != nil {
+	if c.Tune, err = task.Effective(c.Tune); err != nil {
 		return Config{}, err
 	}
 	return Config{Model: model, Data: data, Compute: c.Compute, Objective: at.objective, Tune: c.Tune}, nil
