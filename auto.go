@@ -89,8 +89,30 @@ const (
 // t.
 //
 // With c.Tune.TimeLimit, Prepare chooses for a run that ends in this time. A time that is too short
-// is a [*run.OptionError].
+// is a [*run.OptionError]; Prepare returns it before the time is over.
 func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func) (*Task, *Choices, error) {
+	o := &c.Tune
+	if o.Began.IsZero() {
+		o.Began = time.Now()
+	}
+	if o.TimeLimit <= 0 {
+		return t.prepare(ctx, c, report)
+	}
+	over := &run.OptionError{Option: "time", Err: fmt.Errorf("%.0f s are too short on this machine, which spent most of them on measuring its speed: give more time, a smaller backbone or fewer images, or end other programs", o.TimeLimit)}
+	limited, cancel := context.WithDeadlineCause(ctx, o.Began.Add(inSeconds(o.TimeLimit*prepareShare)), over)
+	defer cancel()
+	next, choices, err := t.prepare(limited, c, report)
+	if err != nil && context.Cause(limited) == over {
+		err = over
+	}
+	return next, choices, err
+}
+
+// prepareShare is the share of a time limit after which Prepare gives up.
+const prepareShare = 0.75
+
+// prepare is Prepare without its own time limit.
+func (t *Task) prepare(ctx context.Context, c *run.Config, report progress.Func) (*Task, *Choices, error) {
 	o := &c.Tune
 	row, err := method.Lookup(o.Method)
 	if err != nil {
@@ -109,9 +131,6 @@ func (t *Task) Prepare(ctx context.Context, c *run.Config, report progress.Func)
 	given.Train.Epochs, given.Train.LR = cmp.Or(o.Train.Epochs, 1), cmp.Or(o.Train.LR, 1)
 	if _, err := t.Effective(given); err != nil {
 		return nil, nil, err
-	}
-	if o.Began.IsZero() {
-		o.Began = time.Now()
 	}
 	choices := &Choices{Side: dataset.ShorterSide(t.data.Train)}
 	whole, limits := t, o.TimeLimit > 0 && c.Data.MaxImages == 0
@@ -435,17 +454,22 @@ func (t *Task) measureForward(ctx context.Context) error {
 		samples[i] = dataset.Sample{Image: image, Target: t.data.Train[0].Target}
 	}
 	images := train.Images(t.loader(samples, t.eval), t.objective, t.model.Config)
-	for pass := range 2 { // the first pass compiles
+	for range 2 { // the first pass compiles
 		began := time.Now()
 		if _, err := p.Evaluate(ctx, images, featureBatch, nil, nil); err != nil {
 			return err
 		}
-		if pass > 0 {
-			t.forward = time.Since(began) / time.Duration(images.Len())
+		took := time.Since(began)
+		t.forward = took / time.Duration(images.Len())
+		if took > measureEnough {
+			break
 		}
 	}
 	return nil
 }
+
+// measureEnough is the time of a pass in which the time to compile hardly counts.
+const measureEnough = 2 * time.Second
 
 // chooseSize compares image sizes with linear probes and returns a task with the chosen one. If a
 // time limit leaves too little time for the comparison, it takes the smallest size that is worth

@@ -386,6 +386,14 @@ func TestPrepare(t *testing.T) {
 	if _, _, err = task.Prepare(t.Context(), &short, nil); err == nil || !strings.Contains(err.Error(), "too short") {
 		t.Errorf("error %v for a time limit of a millisecond", err)
 	}
+	// measuring has used up the time
+	slow := run.Config{Tune: run.RecipeOptions(lookup(t, method.LoRA), run.RecipeAuto)}
+	slow.Tune.TimeLimit, slow.Tune.Began = 60, time.Now().Add(-50*time.Second)
+	_, _, err = newTask(t, 9).Prepare(t.Context(), &slow, nil)
+	var option *run.OptionError
+	if !errors.As(err, &option) || option.Option != "time" || !strings.Contains(err.Error(), "measuring its speed") {
+		t.Errorf("a time limit that passed while preparing: %v", err)
+	}
 }
 
 // TestImageSize checks that the recipe auto compares image sizes for small images, and takes a size

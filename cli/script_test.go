@@ -272,8 +272,8 @@ func mktable(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o666))
 }
 
-// mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] [image=PIXELS] makes a random ViT of two
-// blocks, for images of 16 px by default. head=0 makes it without a head.
+// mkmodel FILE [seed=N] [head=N] [without=TENSOR] [width=N] [image=PIXELS] makes a random ViT of
+// two blocks, for images of 16 px by default. head=0 makes it without a head.
 func mkmodel(ts *testscript.TestScript, _ bool, args []string) {
 	option := map[string]string{"seed": "1", "head": "5", "width": "16", "image": "16"}
 	for _, a := range args[1:] {
