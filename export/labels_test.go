@@ -32,6 +32,7 @@ func TestSeveralLabels(t *testing.T) {
 	})]]
 	c := tuned(t, m, "linear", peft.Selection{})
 	c.Delta.Objective, c.Delta.Temperature, c.Delta.Thresholds = objective.MultiLabel.Name(), 0, []float64{0.5, 0.25, 0.75, 0.125, 1}
+	c.Delta.LabelCalibration = slices.Repeat([]evaluate.LabelCalibration{{Scale: 0.5, Offset: 1}}, 5)
 	var err error
 	if c.Tuned, err = spt.Restore(m, c.Delta); err != nil {
 		t.Fatal(err)
@@ -55,7 +56,8 @@ func TestSeveralLabels(t *testing.T) {
 			t.Errorf("probability %d is %g, expected %g", i, p, evaluate.Sigmoid(want[i]))
 		}
 	}
-	for key, value := range map[string]string{"objective": "multi-label", "thresholds": "[0.5,0.25,0.75,0.125,1]"} {
+	for key, value := range map[string]string{"objective": "multi-label", "thresholds": "[0.5,0.25,0.75,0.125,1]",
+		"label_calibration": "[" + strings.Repeat(`{"scale":0.5,"offset":1},`, 4) + `{"scale":0.5,"offset":1}]`} {
 		if !slices.Contains(read.Metadata, onnx.Entry{Key: key, Value: value}) {
 			t.Errorf("the metadata %v lack %s", read.Metadata, key)
 		}

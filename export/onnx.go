@@ -190,6 +190,9 @@ func (c *Classifier) describe(m *onnx.Model) error {
 		if c.Delta.Thresholds != nil {
 			all = append(all, entry{"thresholds", c.Delta.Thresholds})
 		}
+		if c.Delta.LabelCalibration != nil {
+			all = append(all, entry{"label_calibration", c.Delta.LabelCalibration})
+		}
 	}
 	if c.Delta.Temperature != 0 {
 		all = append(all, entry{"temperature", c.Delta.Temperature})
