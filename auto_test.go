@@ -2,6 +2,7 @@ package spt_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/sptune/spt"
 	"github.com/sptune/spt/backbone"
+	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
@@ -397,7 +399,8 @@ func TestPrepare(t *testing.T) {
 }
 
 // TestImageSize checks that the recipe auto compares image sizes for small images, and takes a size
-// that the probe allows, with one label and with several.
+// that the probe allows, with one label and with several. With a time limit, the precision is that
+// of backend.TimedPrecision.
 func TestImageSize(t *testing.T) {
 	c := backbone.Config{ImageSize: 224, NumClasses: 3, NumHeads: 2, LayerNormEps: 1e-6,
 		Form: backbone.ViT{PatchSize: 32, EmbedDim: 16, Depth: 1, HiddenDim: 32}}
@@ -437,9 +440,18 @@ func TestImageSize(t *testing.T) {
 	}{{folders, 0}, {folders, 224}, {several, 0}} {
 		config := run.Config{Model: run.ModelConfig{Path: model, NumHeads: 2, ImageSize: given.size}, Data: given.data, Tune: run.RecipeOptions(lookup(t, method.LoRA), run.RecipeAuto)}
 		config.Tune.Train.Epochs = 1
+		config.Compute.Device = "cpu"
+		timed := config
+		timed.Tune.TimeLimit = 1000
+		if _, err := spt.Open(t.Context(), &timed, nil); err != nil {
+			t.Fatal(err)
+		}
 		task, err := spt.Open(t.Context(), &config, nil)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if want := cmp.Or(backend.TimedPrecision("cpu"), backend.F32); timed.Compute.Precision != want || config.Compute.Precision != backend.F32 {
+			t.Errorf("precision %s with a time limit, expected %s; %s without", timed.Compute.Precision, want, config.Compute.Precision)
 		}
 		task, choices, err := task.Prepare(t.Context(), &config, nil)
 		if err != nil {

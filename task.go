@@ -178,7 +178,11 @@ func Open(ctx context.Context, c *run.Config, report progress.Func) (*Task, erro
 	if err != nil {
 		return nil, err
 	}
-	t, err := New(m, data, WithImages(c.Data.Images), WithCompute(c.Compute), WithObjective(o), WithProgress(report))
+	compute := c.Compute
+	if c.Tune.TimeLimit > 0 {
+		compute.Precision = cmp.Or(compute.Precision, backend.TimedPrecision(compute.Device))
+	}
+	t, err := New(m, data, WithImages(c.Data.Images), WithCompute(compute), WithObjective(o), WithProgress(report))
 	if err != nil {
 		return nil, err
 	}

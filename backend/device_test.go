@@ -135,6 +135,11 @@ func TestOpen(t *testing.T) {
 		if !errors.As(err, &refused) || !strings.Contains(err.Error(), missing.Error()) || !strings.Contains(err.Error(), "use f32") {
 			t.Errorf("bf16 without AMX-BF16: %v", err)
 		}
+		if p := TimedPrecision("cpu"); p != "" {
+			t.Errorf("precision %s with a time limit, without AMX-BF16", p)
+		}
+	} else if p := TimedPrecision("cpu"); p != BF16 || TimedPrecision("cuda") != "" {
+		t.Errorf("precision %q with a time limit on the processor, %q on a GPU", p, TimedPrecision("cuda"))
 	} else if again, _, _ := OpenIn("cpu", 1, BF16); err != nil || be != again || be == own || NameOf(be) != "cpu" || BF16.DType(be) != dtypes.Float32 {
 		t.Errorf("cpu in bf16: %v, %v", be, err)
 	}

@@ -61,3 +61,13 @@ func DefaultPrecision(be Backend) Precision {
 // beforeAmpere matches the names of NVIDIA GPUs with a compute capability below 8. These GPUs do
 // not support bfloat16.
 var beforeAmpere = regexp.MustCompile(`\b([KMP][0-9]+|V100|GV100|T4|T[0-9]{3,4}|MX[0-9]+|GTX|Quadro RTX|RTX 20[0-9]+|TITAN|Titan)\b`)
+
+// TimedPrecision returns the precision of a run with a time limit for which the user gave none:
+// BF16 if the device is a processor that has it, which fits more training steps into the time.
+// Otherwise it returns "", which stands for DefaultPrecision. device is a name as for [OpenIn].
+func TimedPrecision(device string) Precision {
+	if (device == "cpu" || (device == "" || device == Auto) && len(gpus()) == 0) && cpu.SupportsBF16() == nil {
+		return BF16
+	}
+	return ""
+}

@@ -680,7 +680,7 @@ func newFlagTable() []flagRow {
 		{name: "precision", on: "tune score train eval predict demo", group: deviceGroup,
 			help: "the number format: f32, or bf16 for frozen matrices and activations in bfloat16, on GPUs and on CPUs with AMX-BF16",
 			kind: "TYPE", values: words(string(backend.F32), string(backend.BF16)), closed: true,
-			auto:  "bf16 on GPUs that have it, else f32",
+			auto:  "bf16 on GPUs that have it, and with --time on CPUs that have it, else f32",
 			field: func(o *options) any { return (*string)(&o.config.Compute.Precision) }},
 		{name: "precision", on: "bench", group: deviceGroup,
 			help: "the number format of matrix products on the CPU: f32, or bf16 on processors with AMX-BF16",

@@ -18,7 +18,8 @@ type ComputeConfig struct {
 	// Devices is the number of devices that train together, starting at Device. Zero means one
 	// device.
 	Devices int `json:"devices,omitempty"`
-	// Precision is f32 or bf16. Empty: backend.DefaultPrecision of the device.
+	// Precision is f32 or bf16. Empty: backend.DefaultPrecision of the device, or for a run with a
+	// time limit, backend.TimedPrecision.
 	Precision backend.Precision `json:"precision,omitempty"`
 	// CheckpointActivations turns on activation checkpointing: the backward pass recomputes the
 	// activations of each block instead of reading stored ones. This saves memory and adds about a
