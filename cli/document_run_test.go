@@ -63,7 +63,7 @@ var (
 // documentScript returns the commands of a document as a script for testscript.
 func documentScript(text string) (string, error) {
 	var b strings.Builder
-	b.WriteString("mkembedded vit_tiny.safetensors\nmkdata photos 20\nmkdata new 2\n")
+	b.WriteString("mkembedded vit_tiny.safetensors\nmkdata photos 10\nmkdata new 2\n")
 	n := 0
 	for _, block := range consoleBlock.FindAllStringSubmatch(text, -1) {
 		lines := strings.Split(block[1], "\n")

@@ -24,7 +24,7 @@ var goNames = regexp.MustCompile(`strconv\.|invalid syntax|panic|goroutine |runt
 // values. None of them panics, shows a Go name or a character that a terminal interprets. The exit
 // code is a documented one, and with --json the output of a command that succeeds is JSON.
 func TestRandomCommandLines(t *testing.T) {
-	lines := 1000
+	lines := 500
 	if testing.Short() {
 		lines = 100
 	}
