@@ -102,7 +102,7 @@ func newOffer(t *tensor, o Options, count Count, budget int) (offer, error) {
 		return a, nil // the whole vector replaces its entries
 	case !t.EntriesOnly:
 		in, out := inOut(t.Tensor)
-		values, _, err := singular(t.Scores, out, in, o.Rank, t.Name)
+		values, err := singular(t.Scores, out, in, o.Rank, t.Name)
 		if err != nil {
 			return a, fmt.Errorf("the singular values of the gradient of %q: %w", t.Name, err)
 		}

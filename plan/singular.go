@@ -16,10 +16,10 @@ const (
 )
 
 // singular returns the n largest singular values of a row-major matrix [out, in], in descending
-// order, and their right singular vectors, n rows of length in. n is at most the shorter side. It
-// finds them in a random subspace, which name seeds: the values of a matrix with a flat spectrum
-// are a few percent too low, and those of values that stand out are exact.
-func singular(values []float32, out, in, n int, name string) (sigma []float64, right [][]float64, err error) {
+// order. n is at most the shorter side. It finds them in a random subspace, which name seeds: the
+// values of a matrix with a flat spectrum are a few percent too low, and those of values that stand
+// out are exact.
+func singular(values []float32, out, in, n int, name string) ([]float64, error) {
 	data := make([]float64, len(values))
 	for i, v := range values {
 		data[i] = float64(v)
@@ -44,23 +44,17 @@ func singular(values []float32, out, in, n int, name string) (sigma []float64, r
 			}
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		projected := new(mat.Dense)
 		projected.Mul(basis.T(), g)
 		small = projected
 	}
 	var svd mat.SVD
-	if !svd.Factorize(small, mat.SVDThin) {
-		return nil, nil, errNotConverged
+	if !svd.Factorize(small, mat.SVDNone) {
+		return nil, errNotConverged
 	}
-	var v mat.Dense
-	svd.VTo(&v)
-	sigma = svd.Values(nil)[:n]
-	for i := range n {
-		right = append(right, mat.Col(nil, i, &v))
-	}
-	return sigma, right, nil
+	return svd.Values(nil)[:n], nil
 }
 
 var errNotConverged = errors.New("the singular value decomposition did not converge; check that the gradient is finite")

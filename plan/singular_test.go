@@ -9,8 +9,7 @@ import (
 )
 
 // TestSingular compares the singular values that the range finder returns with those of the whole
-// decomposition, for matrices with a few directions that stand out from noise. It checks that the
-// right singular vectors are orthonormal and that ‖G·v‖ is the singular value.
+// decomposition, for matrices with a few directions that stand out from noise.
 func TestSingular(t *testing.T) {
 	for _, c := range []struct{ out, in, n int }{{6, 40, 6}, {96, 24, 4}, {24, 24, 3}, {120, 200, 5}} {
 		r := rand.New(rand.NewPCG(1, uint64(c.in)))
@@ -26,7 +25,7 @@ func TestSingular(t *testing.T) {
 				}
 			}
 		}
-		sigma, right, err := singular(values, c.out, c.in, c.n, "test")
+		sigma, err := singular(values, c.out, c.in, c.n, "test")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -43,23 +42,6 @@ func TestSingular(t *testing.T) {
 			}
 			if math.Abs(sigma[i]-want) > bound*want {
 				t.Errorf("%d×%d: singular value %d is %v, want %v", c.out, c.in, i, sigma[i], want)
-			}
-			image := mat.NewVecDense(c.out, nil)
-			image.MulVec(whole, mat.NewVecDense(c.in, right[i]))
-			if n := mat.Norm(image, 2); math.Abs(n-sigma[i]) > 0.1*want {
-				t.Errorf("%d×%d: ‖G·v‖ of direction %d is %v, its singular value %v", c.out, c.in, i, n, sigma[i])
-			}
-			for j := range i + 1 {
-				dot, want := 0.0, 0.0
-				for k, v := range right[i] {
-					dot += v * right[j][k]
-				}
-				if i == j {
-					want = 1
-				}
-				if math.Abs(dot-want) > 1e-9 {
-					t.Errorf("%d×%d: the product of directions %d and %d is %v, want %v", c.out, c.in, i, j, dot, want)
-				}
 			}
 		}
 	}
