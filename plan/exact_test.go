@@ -422,7 +422,7 @@ func TestExactViT(t *testing.T) {
 		budgets  []string
 	}{
 		{"ViT-Ti", 192, 5_524_416, func() []sensitivity.Tensor { return vit(12, 192) }, []string{"20k", "0.5%", "50k", "1%", "0.1M", "113472", "113473", "0.2M", "5%", "0.4M", "10%"}},
-		{"ViT-B", 768, 85_798_656, vitBase, []string{"20k", "0.5%", "2%", "10%"}},
+		{"ViT-B", 768, 85_798_656, vitBase, []string{"0.5%", "10%"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if testing.Short() && c.dim > 192 {
