@@ -517,7 +517,7 @@ func newFlagTable() []flagRow {
 			kind: "N", bounds: oneOrMore, auto: "all steps of --epochs", excludes: []string{"epochs"},
 			field: func(o *options) any { return &o.recipe.Steps }},
 		{name: "patience", on: "tune train", group: trainingGroup,
-			help: "stop after this number of epochs without a better validation metric (--select), and keep the last epoch within a standard error of the best",
+			help: "stop after this number of epochs without a better validation metric (--select), and keep the best epoch",
 			kind: "N", bounds: oneOrMore, auto: "with --recipe auto half of the epochs, at least 5; otherwise and with --time never stop",
 			field: func(o *options) any { return &o.recipe.Patience }},
 		{name: "from-delta", on: "tune", group: methodGroup, common: true,

@@ -2,7 +2,6 @@ package objective
 
 import (
 	"cmp"
-	"math"
 	"slices"
 
 	"github.com/sptune/spt/backbone"
@@ -88,18 +87,6 @@ func (s Selection) Restored(accuracy, loss, stored float64) float64 {
 		return -loss
 	}
 	return accuracy
-}
-
-// StandardError returns the standard error of a value of [Selection.Value] that was measured on
-// that many images, if it is a share of images, or nearly one. Of a loss it is 0. One image more of
-// each kind counts, so the error of the shares 0 and 1 is not 0.
-func (s Selection) StandardError(value float64, images int) float64 {
-	if s == ByLoss || images == 0 {
-		return 0
-	}
-	n := float64(images)
-	p := (value*n + 1) / (n + 2)
-	return math.Sqrt(max(0, p*(1-p)) / n)
 }
 
 // Value returns the metric of an evaluation. A higher value is better, so the value of ByLoss is

@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/gomlx/gomlx/core/tensors"
-
-	"github.com/sptune/spt/objective"
 )
 
 // LearningRate exports learningRate to tests outside the package.
@@ -17,11 +15,6 @@ func SetMaxKept(n int) (restore func()) {
 	before := maxKept
 	maxKept = n
 	return func() { maxKept = before }
-}
-
-// Kept is position.kept after the given epochs.
-func Kept(epochs []Epoch, by objective.Selection, images int) int {
-	return (&position{History: epochs}).kept(by, images)
 }
 
 // Tokens returns the tokens of images that enter block Selection.FromBlock, float32 [B, N, D].

@@ -98,8 +98,7 @@ type Options struct {
 
 	// Patience stops the training after this number of epochs without a better validation metric
 	// Select, or an equal one with a lower validation loss. The result then has the tuned tensors
-	// of the last epoch within a standard error of the best metric, also if the training was not
-	// stopped; with ByLoss those of the best epoch. It has no effect without validation.
+	// of the best epoch, also if the training was not stopped. It has no effect without validation.
 	// Zero means that the training takes all its steps and the result has the last tuned tensors.
 	Patience int `json:"patience,omitempty"`
 

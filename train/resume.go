@@ -39,7 +39,7 @@ type position struct {
 
 	// moments that were read from a checkpoint file; nil for a new training
 	resumed *moments
-	// tuned tensors after the epoch kept(); nil without Options.Patience
+	// tuned tensors after the epoch best(); nil without Options.Patience
 	bestTuned checkpoint.StateDict
 }
 
@@ -73,22 +73,6 @@ func (p *position) best(by objective.Selection) int {
 		b := p.History[best]
 		if cmp.Or(cmp.Compare(e.Selected(by), b.Selected(by)), cmp.Compare(b.ValLoss, e.ValLoss)) > 0 {
 			best = i
-		}
-	}
-	return best
-}
-
-// kept returns the index of the finished epoch whose tuned tensors the training keeps: the last one
-// whose metric is within a standard error of the best, on that many validation images. Late epochs
-// have a low learning rate and vary less, and the best of many epochs on few images is best by
-// chance. The standard error of a loss is unknown, so then kept returns the best epoch.
-func (p *position) kept(by objective.Selection, images int) int {
-	best := p.best(by)
-	highest := p.History[best].Selected(by)
-	least := highest - by.StandardError(highest, images)
-	for i := len(p.History) - 1; i > best; i-- {
-		if p.History[i].Selected(by) >= least {
-			return i
 		}
 	}
 	return best

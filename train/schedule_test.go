@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/sptune/spt/checkpoint"
-	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/train"
 )
@@ -23,7 +22,7 @@ func TestResumeWithPatience(t *testing.T) {
 	for _, patience := range []int{1, 4} {
 		newPatient := func() *train.Run {
 			r := newRun(t, selection)
-			r.Options.Steps, r.Options.Patience, r.Options.Select = 11, patience, objective.ByLoss
+			r.Options.Steps, r.Options.Patience = 11, patience
 			r.Options.LR = 3 // the validation loss rises
 			return r
 		}
@@ -76,7 +75,7 @@ func TestPatienceReturnsBest(t *testing.T) {
 
 func testPatience(t *testing.T) {
 	r := newRun(t, selection)
-	r.Options.LR, r.Options.Patience, r.Options.Select, r.Keep = 3, 4, objective.ByLoss, true
+	r.Options.LR, r.Options.Patience, r.Keep = 3, 4, true
 	var sent []float32
 	r.ValSink = func(logits []float32, _ []int32) error {
 		sent = append(sent, logits...)
@@ -117,42 +116,6 @@ func testPatience(t *testing.T) {
 	}
 	if s, err := short.Evaluate(t.Context(), images(9, false), nil, nil); err != nil || s.Loss != e.Loss {
 		t.Errorf("loss %g (%v) after the best epoch, expected %g", s.Loss, err, e.Loss)
-	}
-}
-
-// TestKept checks which epoch a training keeps.
-func TestKept(t *testing.T) {
-	for _, c := range []struct {
-		accuracies []float64
-		by         objective.Selection
-		images     int
-		kept       int
-	}{
-		{[]float64{0.5, 0.9, 0.88, 0.6}, "", 200, 2},          // a standard error is 0.021
-		{[]float64{0.5, 0.9, 0.87, 0.6}, "", 200, 1},          // 0.03 is more
-		{[]float64{0.5, 0.9, 0.87, 0.6}, "", 20, 2},           // a standard error is 0.068
-		{[]float64{0.5, 0.88, 0.9, 0.88}, "", 200, 3},         //
-		{[]float64{0.5, 1, 0.995, 0.98}, "", 200, 1},          // a standard error is 0.00496
-		{[]float64{0.5, 1, 0.8, 0.6}, "", 5, 1},               // a standard error is 0.13
-		{[]float64{0, 0, 0}, "", 5, 2},                        //
-		{[]float64{0.5, 0.9, 0.88}, objective.ByLoss, 200, 1}, // the metric is the negative loss
-	} {
-		var epochs []train.Epoch
-		for i, a := range c.accuracies {
-			epochs = append(epochs, train.Epoch{Epoch: i + 1, ValAccuracy: a, ValLoss: 1 - a})
-		}
-		for n := range epochs { // the training keeps the tensors of one epoch
-			before, now := 0, train.Kept(epochs[:n+1], c.by, c.images)
-			if n > 0 {
-				before = train.Kept(epochs[:n], c.by, c.images)
-			}
-			if now != before && now != n {
-				t.Errorf("%v: epoch %d is kept after epoch %d, and %d before", c.accuracies, now, n, before)
-			}
-		}
-		if got := train.Kept(epochs, c.by, c.images); got != c.kept {
-			t.Errorf("%v of %d images: epoch %d is kept, expected %d", c.accuracies, c.images, got, c.kept)
-		}
 	}
 }
 

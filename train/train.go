@@ -320,7 +320,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 			r.pace.validates = time.Since(start)
 		}
 		at.History = append(at.History, done)
-		if val != nil && o.Patience > 0 && at.kept(o.Select, val.Len()) == len(at.History)-1 {
+		if val != nil && o.Patience > 0 && at.best(o.Select) == len(at.History)-1 {
 			r.best = validated
 			if at.bestTuned, err = stepper.Tuned(); err != nil {
 				return nil, err
@@ -339,7 +339,7 @@ func (r *Run) Do(ctx context.Context) (*Result, error) {
 	}
 	result := &Result{Epochs: at.History, Best: len(at.History)}
 	if at.bestTuned != nil {
-		result.Best = at.kept(o.Select, val.Len()) + 1
+		result.Best = at.best(o.Select) + 1
 		if result.Best < len(at.History) {
 			// nothing needs the moments any more
 			if err := stepper.restart(at.bestTuned); err != nil {
