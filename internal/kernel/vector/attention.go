@@ -23,14 +23,6 @@ func (a *Addend) check(rows, cols int) {
 	}
 }
 
-// at returns the number that is added to element (i,j).
-func (a *Addend) at(i, j int) float32 {
-	if a.Data == nil {
-		return 0
-	}
-	return a.Data[i*a.Step+j]
-}
-
 // SoftmaxRows replaces each row of x, [len(lse), cols], by softmax(scale·x + a + b). It sets lse[i]
 // to the logarithm of the sum of exponentials of row i. Overflow, NaN and rounding errors are as in
 // [SoftmaxRow]. Column j is summed in lane j mod 16.
@@ -68,18 +60,37 @@ func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	}
 	for i := range top {
 		row := x[i*cols : (i+1)*cols]
-		top[i], sum[i] = float32(math.Inf(-1)), 0
+		scores(row, scale, a, b, i)
+		m := float32(math.Inf(-1))
+		for _, v := range row {
+			if v > m { // NaN reaches the results through the exponential
+				m = v
+			}
+		}
+		var acc [16]float32
 		for j, v := range row {
-			row[j] = scale*v + a.at(i, j) + b.at(i, j)
-			top[i] = max(top[i], row[j])
+			e := scalar.Exp(v - m)
+			row[j] = e
+			acc[j%16] += e
 		}
-		for j, v := range row {
-			row[j] = scalar.Exp(v - top[i])
-			sum[i] += row[j]
+		for half := 8; half > 0; half /= 2 {
+			for j := range half {
+				acc[j] += acc[j+half]
+			}
 		}
-		for j := range row {
-			row[j] *= 1 / sum[i]
-		}
+		top[i], sum[i] = m, acc[0]
+		MulScalar(row, row, 1/acc[0])
+	}
+}
+
+// scores replaces row i of the scores by scale·row + a + b, in this order.
+func scores(row []float32, scale float32, a, b Addend, i int) {
+	MulScalar(row, row, scale)
+	if a.Data != nil {
+		Add(row, row, a.Data[i*a.Step:])
+	}
+	if b.Data != nil {
+		Add(row, row, b.Data[i*b.Step:])
 	}
 }
 
@@ -103,11 +114,13 @@ func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Adde
 		softmaxGradRowsAVX2(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, scale)
 		return
 	}
-	for i := range lse {
-		for j := range cols {
-			at := i*cols + j
-			p[at] = scalar.Exp(scale*p[at] + a.at(i, j) + b.at(i, j) - lse[i])
-			dp[at] = p[at] * (dp[at] - d[i])
+	for i, shift := range lse {
+		row, grad, by := p[i*cols:(i+1)*cols], dp[i*cols:(i+1)*cols], d[i]
+		scores(row, scale, a, b, i)
+		for j, v := range row {
+			e := scalar.Exp(v - shift)
+			row[j] = e
+			grad[j] = e * (grad[j] - by)
 		}
 	}
 }

@@ -8,6 +8,14 @@ import (
 	"testing"
 )
 
+// at returns the number that is added to element (i,j).
+func (a *Addend) at(i, j int) float32 {
+	if a.Data == nil {
+		return 0
+	}
+	return a.Data[i*a.Step+j]
+}
+
 // TestSoftmaxRows compares SoftmaxRows and SoftmaxGradRows with the formula in float64. It tests
 // widths near multiples of the register width.
 func TestSoftmaxRows(t *testing.T) {

@@ -49,11 +49,7 @@ func centeredDot(dy, x []float32, mean float32) float32 {
 	case avx2:
 		return centeredDotAVX2(dy, x, mean)
 	}
-	var lane [lanes]float32
-	for i, v := range x {
-		lane[i%lanes] += dy[i] * (v - mean)
-	}
-	return addLanes(&lane)
+	return centeredDotGo(dy, x, mean)
 }
 
 // sumCentered2 returns the sum of (x[i]-mean)², in the order of [Dot].
@@ -64,9 +60,5 @@ func sumCentered2(x []float32, mean float32) float32 {
 	case avx2:
 		return sumCentered2AVX2(x, mean)
 	}
-	var lane [lanes]float32
-	for i, v := range x {
-		lane[i%lanes] += (v - mean) * (v - mean)
-	}
-	return addLanes(&lane)
+	return sumCentered2Go(x, mean)
 }

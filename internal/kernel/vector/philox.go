@@ -26,13 +26,22 @@ func Philox(dst []uint32, key [2]uint32, counter [4]uint32) {
 		case avx2:
 			philoxAVX2(part, &keys, product)
 		default:
-			for b := range (len(part) + 3) / 4 {
-				block := philoxBlock(key, [4]uint32{counter[0] + uint32(b), counter[1], counter[2], counter[3]})
-				copy(part[4*b:], block[:])
-			}
+			philoxGo(part, key, counter)
 		}
 		dst = dst[len(part):]
 		counter[0], counter[1] = 0, counter[1]+1
+	}
+}
+
+// philoxGo does the same as [Philox] if no addition to counter[0] carries.
+func philoxGo(dst []uint32, key [2]uint32, counter [4]uint32) {
+	c := counter[0]
+	for ; len(dst) >= 4; dst, c = dst[4:], c+1 {
+		dst[0], dst[1], dst[2], dst[3] = philoxWords(key[0], key[1], c, counter[1], counter[2], counter[3])
+	}
+	if len(dst) > 0 {
+		block := philoxBlock(key, [4]uint32{c, counter[1], counter[2], counter[3]})
+		copy(dst, block[:])
 	}
 }
 
@@ -62,11 +71,18 @@ func philoxKeys(key [2]uint32, counter [4]uint32) (keys [2 * philoxRounds]uint32
 
 // philoxBlock returns the block of the counter c.
 func philoxBlock(key [2]uint32, c [4]uint32) [4]uint32 {
+	w0, w1, w2, w3 := philoxWords(key[0], key[1], c[0], c[1], c[2], c[3])
+	return [4]uint32{w0, w1, w2, w3}
+}
+
+// philoxWords returns the words of the block of a counter. Parameters and results are numbers,
+// because the compiler does not keep arrays in registers.
+func philoxWords(k0, k1, c0, c1, c2, c3 uint32) (w0, w1, w2, w3 uint32) {
 	for range philoxRounds {
-		p0, p1 := uint64(c[0])*philoxMul0, uint64(c[2])*philoxMul1
-		c = [4]uint32{uint32(p1>>32) ^ c[1] ^ key[0], uint32(p1), uint32(p0>>32) ^ c[3] ^ key[1], uint32(p0)}
-		key[0] += philoxKey0
-		key[1] += philoxKey1
+		p0, p1 := uint64(c0)*philoxMul0, uint64(c2)*philoxMul1
+		c0, c1, c2, c3 = uint32(p1>>32)^c1^k0, uint32(p1), uint32(p0>>32)^c3^k1, uint32(p0)
+		k0 += philoxKey0
+		k1 += philoxKey1
 	}
-	return c
+	return c0, c1, c2, c3
 }

@@ -656,8 +656,9 @@ func GELU(dst []float32, x []float32) {
 		geluAVX2(dst, x)
 		return
 	}
+	t := scalar.NormalCDF()
 	for i := range dst {
-		dst[i] = scalar.GELU(x[i])
+		dst[i] = x[i] * t.At(x[i])
 	}
 }
 
@@ -688,8 +689,9 @@ func GELUGrad(dst []float32, x []float32, dy []float32) {
 		geluGradAVX2(dst, x, dy)
 		return
 	}
+	t := scalar.GELUSlope()
 	for i := range dst {
-		dst[i] = dy[i] * scalar.GELUDerivative(x[i])
+		dst[i] = dy[i] * t.At(x[i])
 	}
 }
 

@@ -24,9 +24,9 @@
 //
 // Results never depend on alignment. An element-wise function gives an element the same bits at
 // every position, so a long slice may be processed in parts. Both assembly versions give the same
-// bits. The portable version may differ from them in the last bits, because Go lets the compiler
-// decide whether a product is rounded before it is added. Random bits and dropout are the same in
-// all versions.
+// bits. The portable version may differ from them in the last bits. Its elementary functions use
+// tables (package scalar), and Go lets the compiler decide whether a product is rounded before it
+// is added. Random bits and dropout are the same in all versions.
 //
 // The order of additions in a reduction depends on the length only: element i is added to lane i
 // mod 64, and the lanes are added as a tree. See [Sum].

@@ -37,7 +37,7 @@ func params(slice, scalar []string) string {
 // than 32 bits. With AVX2, a function with such elements leaves the partial vector to its Go
 // function.
 func elementwise(name string, names, inputs, scalars []string, portable string, body func(k *kernel, in, s []vec) vec) {
-	wrappers = append(wrappers, wrapper{name, names, scalars, portable})
+	wrappers = append(wrappers, wrapper{kernel: name, slices: names, scalar: scalars, formula: portable, portable: portable})
 	begin(name, "("+params(names, scalars)+")", func(k *kernel) {
 		pointers := k.slices(names)
 		n := Load(Param("dst").Len(), GP64()).(reg.GPVirtual)

@@ -80,10 +80,12 @@ func arithmetic() {
 		return k.exp(in[0], true)
 	})
 	elementwise("gelu", []string{"dst", "x"}, []string{"x"}, nil, "scalar.GELU(x[i])", func(k *kernel, in, _ []vec) vec { return k.gelu(in[0]) })
+	tabulated("scalar.NormalCDF()", "x[i] * t.At(x[i])")
 	elementwise("geluTanh", []string{"dst", "x"}, []string{"x"}, nil, "scalar.GELUTanh(x[i])", func(k *kernel, in, _ []vec) vec { return k.geluTanh(in[0]) })
 	elementwise("geluGrad", []string{"dst", "x", "dy"}, []string{"x", "dy"}, nil, "dy[i] * scalar.GELUDerivative(x[i])", func(k *kernel, in, _ []vec) vec {
 		return k.mul(in[1], k.geluDerivative(in[0]))
 	})
+	tabulated("scalar.GELUSlope()", "dy[i] * t.At(x[i])")
 }
 
 // selections writes the kernels that choose between elements by a mask.

@@ -18,11 +18,20 @@ import (
 type wrapper struct {
 	kernel         string   // name of the kernel
 	slices, scalar []string // parameters, as in [params]
+	formula        string   // formula of element i of dst for the comment
 	portable       string   // Go expression for element i of dst
+	table          string   // Go expression for the table t that portable reads; empty: none
 }
 
 // wrappers lists the wrappers of the element-wise kernels. [elementwise] appends to it.
 var wrappers []wrapper
+
+// tabulated changes the portable code of the kernel written last. Its loop computes the expression
+// portable, which reads a table once for all elements.
+func tabulated(table, portable string) {
+	w := &wrappers[len(wrappers)-1]
+	w.table, w.portable = table, portable
+}
 
 // unexported lists the kernels that only package vector calls.
 var unexported = []string{"addRows4", "expSubScalar", "normGrad", "normalize", "normalizeAffine"}
@@ -53,7 +62,7 @@ func (w wrapper) write(b *bytes.Buffer) {
 	}
 	names = args[1:len(w.slices)]
 	call := "(" + strings.Join(args, ", ") + ")"
-	fmt.Fprintf(b, "\n// %s sets dst[i] = %s.\nfunc %s(%s) {\n", title(w.kernel), w.portable, title(w.kernel), params(w.slices, w.scalar))
+	fmt.Fprintf(b, "\n// %s sets dst[i] = %s.\nfunc %s(%s) {\n", title(w.kernel), w.formula, title(w.kernel), params(w.slices, w.scalar))
 	if len(names) > 0 {
 		var cut []string
 		for _, n := range names {
@@ -67,6 +76,9 @@ func (w wrapper) write(b *bytes.Buffer) {
 		fmt.Fprintf(b, "done := 0\nswitch level {\ncase avx512:\n%sAVX512%s\nreturn\ncase avx2:\n%sAVX2%s\ndone = len(dst) &^ 7 // whole vectors only\n}\n", w.kernel, call, w.kernel, call)
 	} else {
 		fmt.Fprintf(b, "switch level {\ncase avx512:\n%sAVX512%s\nreturn\ncase avx2:\n%sAVX2%s\nreturn\n}\n", w.kernel, call, w.kernel, call)
+	}
+	if w.table != "" {
+		fmt.Fprintf(b, "t := %s\n", w.table)
 	}
 	fmt.Fprintf(b, "for %s {\ndst[i] = %s\n}\n}\n", from, w.portable)
 }

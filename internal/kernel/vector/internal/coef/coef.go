@@ -1,6 +1,6 @@
 // Package coef holds the constants of the elementary functions, such as [Exp] and [Log]. The
-// portable Go code in package scalar and the generator of the assembly in vector/asm use the same
-// constants.
+// generator of the assembly in vector/asm uses them. The portable Go code in package scalar uses
+// some of them.
 //
 // The polynomials and rational functions are minimax fits, made by Lawson's reweighted least
 // squares against values with 30 digits. The coefficients are in ascending order of powers and are

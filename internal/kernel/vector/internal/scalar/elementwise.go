@@ -1,8 +1,9 @@
 // Package scalar defines the element-wise operations of the CPU backend for single numbers.
 //
 // It holds tables with one row for each operation ([Unaries], [Binaries], [Comparisons]) and one Go
-// function for each kernel. The Go functions take the same steps as the assembly. They run on
-// processors without AVX2, and tests compare the assembly with them.
+// function for each kernel. The Go functions run on processors without assembly, and tests compare
+// the assembly with them. They do not take the same steps: a loop in Go is fastest with tables
+// (tables.go) and with float64 (exp.go).
 //
 // The generator in vector/asm reads the tables. For every row it writes the assembly and the Go
 // functions that choose the instruction set. It also writes the maps in which package cpu looks up
@@ -37,9 +38,9 @@ type Unary struct {
 var Unaries = []Unary{
 	{compute.OpTypeAbs, "abs", math.Abs, 0, 0},
 	{compute.OpTypeErf, "erf", math.Erf, 2, 2.5},
-	{compute.OpTypeExp, "exp", math.Exp, 1, 1.25},
+	{compute.OpTypeExp, "exp", math.Exp, 1, 0.6},
 	{compute.OpTypeLog, "log", math.Log, 1, 1},
-	{compute.OpTypeLogistic, "logistic", func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }, 2.75, 2.75},
+	{compute.OpTypeLogistic, "logistic", func(x float64) float64 { return 1 / (1 + math.Exp(-x)) }, 2.75, 0.6},
 	{compute.OpTypeNeg, "neg", func(x float64) float64 { return -x }, 0, 0},
 	{compute.OpTypeRsqrt, "rsqrt", func(x float64) float64 { return 1 / math.Sqrt(x) }, 1.5, 1.5},
 	{compute.OpTypeSqrt, "sqrt", math.Sqrt, 0, 0},
@@ -159,15 +160,6 @@ func Sqrt(x float32) float32 { return float32(math.Sqrt(float64(x))) }
 // Rsqrt returns 1/√x. It computes a square root and a division.
 func Rsqrt(x float32) float32 { return 1 / float32(math.Sqrt(float64(x))) }
 
-// horner evaluates at x the polynomial with the coefficients c, in ascending order.
-func horner(c []float32, x float32) float32 {
-	p := c[len(c)-1]
-	for i := len(c) - 2; i >= 0; i-- {
-		p = p*x + c[i]
-	}
-	return p
-}
-
 // copysign returns |x| with the sign of s.
 func copysign(x, s float32) float32 {
 	const sign = 1 << 31
@@ -175,36 +167,19 @@ func copysign(x, s float32) float32 {
 }
 
 // Exp returns e^x. Results below the smallest normal number are rounded to subnormal numbers.
-// Exp(89) is +Inf, and Exp(-104) is 0.
+// Exp(89) is +Inf, and Exp(-104) is 0. If the compiler inlined it into a loop, the conversion to
+// float64 could wait for the element before: on amd64 it keeps the upper half of its register.
+//
+//go:noinline
 func Exp(x float32) float32 {
-	if x != x {
-		return x
+	if x > coef.ExpMax {
+		x = coef.ExpMax
 	}
-	n, r := expReduce(min(max(x, coef.ExpMin), coef.ExpMax))
-	return scale(expReduced(r), n)
+	if x < coef.ExpMin {
+		x = coef.ExpMin
+	}
+	return float32(exp(float64(x)))
 }
-
-// expReduce returns n and r with x = n·ln 2 + r.
-func expReduce(x float32) (n, r float32) {
-	n = float32(math.RoundToEven(float64(x * coef.Log2E)))
-	return n, x - n*coef.Ln2Hi - n*coef.Ln2Lo
-}
-
-// expReduced returns e^r for |r| <= ln(2)/2, the range of r in expReduce.
-func expReduced(r float32) float32 { return 1 + r*(1+r*horner(coef.Exp[:], r)) }
-
-// expMinus1 returns e^r - 1 for |r| <= ln(2)/2. It is more exact near 0.
-func expMinus1(r float32) float32 { return r + r*r*horner(coef.Exp[:], r) }
-
-// scale returns x·2^n. It multiplies by two powers of 2, because 2^n itself may not be a normal
-// number.
-func scale(x, n float32) float32 {
-	half := int32(n) >> 1
-	return x * power2(half) * power2(int32(n)-half)
-}
-
-// power2 returns 2^n for -126 <= n <= 127.
-func power2(n int32) float32 { return math.Float32frombits(uint32(n+127) << 23) }
 
 // Log returns the natural logarithm of x, also of a subnormal number. It returns -Inf if x is +0 or
 // -0, and NaN if x is less than zero.
@@ -227,85 +202,50 @@ func Log(x float32) float32 {
 	e += int32(bits) >> 23
 	f := math.Float32frombits(bits&0x7fffff+math.Float32bits(math.Sqrt2/2)) - 1
 	n := float32(e)
-	p := f * f * (f*horner(coef.Log[:], f) - 0.5)
+	c := &coef.Log
+	p := c[4] + f*(c[5]+f*(c[6]+f*(c[7]+f*c[8])))
+	p = f*(c[0]+f*(c[1]+f*(c[2]+f*(c[3]+f*p)))) - 0.5
+	p *= f * f
 	return n*coef.Ln2Hi + (f + (p + n*coef.Ln2Lo))
 }
 
-// Tanh returns the hyperbolic tangent of x. For |x| it computes m/(m+2) with m = e^(2|x|) - 1. The
-// function is odd, and its results are in [-1, 1].
-func Tanh(x float32) float32 {
-	if x != x {
-		return x
-	}
-	n, r := expReduce(2 * min(Abs(x), coef.TanhMax))
-	p := power2(int32(n))
-	m := expMinus1(r)*p + (p - 1)
-	return copysign(m/(m+2), x)
-}
+// Tanh returns the hyperbolic tangent of x. The function is odd, and its results are in [-1, 1].
+func Tanh(x float32) float32 { return copysign(tanhTable().At(Abs(x)), x) }
 
 // Erf returns the error function of x. The function is odd, and its results are in [-1, 1].
-func Erf(x float32) float32 {
-	if x != x {
-		return x
-	}
-	a := min(Abs(x), coef.ErfMax)
-	n, r := expReduce(-coef.ErfSlope*a - a*horner(coef.Erf[:], a))
-	p := power2(int32(n))
-	return copysign((1-p)-expMinus1(r)*p, x)
-}
+func Erf(x float32) float32 { return copysign(erfTable().At(Abs(x)), x) }
 
-// Logistic returns the sigmoid 1/(1+e^-x). It uses e^-|x|, which cannot overflow.
+// Logistic returns the sigmoid 1/(1+e^-x).
 func Logistic(x float32) float32 {
-	e := Exp(-Abs(x))
-	p := 1 / (1 + e)
-	q := e * p
-	if x < 0 {
-		return q
+	if x > -coef.ExpMin {
+		x = -coef.ExpMin
 	}
-	return p
-}
-
-// gaussian returns e^(-x²/2) and Φ(x).
-func gaussian(x float32) (e, cdf float32) {
-	if x != x {
-		return x, x
+	if x < coef.ExpMin {
+		x = coef.ExpMin
 	}
-	a := min(Abs(x), coef.TailMax)
-	// In the tail, the rounding error of a² would be too large. So r is computed from a itself.
-	// n·Ln2Hi is exact.
-	half := -0.5 * a
-	n := float32(math.RoundToEven(float64(half * a * coef.Log2E)))
-	r := float32(float64(half)*float64(a)-float64(n*coef.Ln2Hi)) - n*coef.Ln2Lo
-	e = scale(expReduced(r), n)
-	tail := e * (horner(coef.TailNum[:], a) / horner(coef.TailDen[:], a))
-	if x < 0 {
-		return e, tail
-	}
-	return e, 1 - tail
+	return float32(1 / (1 + exp(-float64(x))))
 }
 
 // GELU returns the exact Gaussian error linear unit x·Φ(x) = x/2·(1+erf(x/√2)). The largest error
-// is 4 ulp for x >= 0. For x < 0 it is 7 ulp in the assembly and 9 ulp in Go, also far in the tail,
+// is 4 ulp for x >= 0. For x < 0 it is 7 ulp in the assembly and 5 ulp in Go, also far in the tail,
 // where 1+erf would lose all digits. A result below 2^-120 has the absolute error of a result of
 // 2^-120. GELU(-Inf) is NaN, as in the formula.
-func GELU(x float32) float32 {
-	_, cdf := gaussian(x)
-	return x * cdf
-}
+func GELU(x float32) float32 { return x * NormalCDF().At(x) }
 
 // GELUDerivative returns Φ(x) + x·φ(x), the derivative of [GELU]. The largest absolute error is
 // 2e-7. The derivative at ±Inf is NaN.
-func GELUDerivative(x float32) float32 {
-	e, cdf := gaussian(x)
-	return cdf + x*e*coef.InvSqrt2Pi
-}
+func GELUDerivative(x float32) float32 { return GELUSlope().At(x) }
 
 // GELUTanh returns the tanh approximation of GELU, x/2·(1+tanh(√(2/π)·(x+0.044715·x³))). The
 // largest error is 4 ulp for x >= -1, and an absolute error of 1e-7 for x < -1. GELUTanh(-Inf) is
 // NaN, as in the formula.
-func GELUTanh(x float32) float32 { return x * Logistic(x*geluTanhSlope(x, coef.GELUCubic)) }
-
-// geluTanhSlope returns 2·√(2/π)·(1 + cubic·x²).
-func geluTanhSlope(x, cubic float32) float32 {
-	return coef.TwoSqrtTwoByPi + coef.TwoSqrtTwoByPi*cubic*(x*x)
+func GELUTanh(x float32) float32 {
+	if x > tableEnd {
+		return x
+	}
+	if x < -tableEnd {
+		return x * 0
+	}
+	v := float64(x)
+	return float32(v / (1 + exp(-v*(coef.TwoSqrtTwoByPi+coef.TwoSqrtTwoByPi*coef.GELUCubic*(v*v)))))
 }
