@@ -50,12 +50,15 @@ func (a Addend) from(row int) Addend {
 func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
 	a.check(len(top), cols)
 	b.check(len(top), cols)
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		softmaxRowsAVX512(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, scale)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		softmaxRowsAVX2(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		return
+	case arm64 && level == neon:
+		softmaxRowsNEON(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, scale)
 		return
 	}
 	for i := range top {
@@ -106,12 +109,15 @@ func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Adde
 	}
 	a.check(len(lse), cols)
 	b.check(len(lse), cols)
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		softmaxGradRowsAVX512(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, scale)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		softmaxGradRowsAVX2(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		return
+	case arm64 && level == neon:
+		softmaxGradRowsNEON(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, scale)
 		return
 	}
 	for i, shift := range lse {

@@ -13,11 +13,15 @@ func Dropout(dst, x []float32, scale float32, threshold uint32, key [2]uint32, c
 	for len(dst) > 0 {
 		n := untilCarry(len(dst), counter)
 		keys, product := philoxKeys(key, counter)
-		switch level {
-		case avx512:
+		switch {
+		case amd64 && level == avx512:
 			dropoutAVX512(dst[:n], x, scale, threshold, &keys, product)
-		case avx2:
+		case amd64 && level == avx2:
 			dropoutAVX2(dst[:n], x, scale, threshold, &keys, product)
+		case arm64 && level == neon:
+			whole := n &^ 31
+			dropoutNEON(dst[:whole], x, scale, threshold, key[0], key[1], counter[0], counter[1], counter[2], counter[3])
+			dropoutGo(dst[whole:n], x[whole:], scale, threshold, key, [4]uint32{counter[0] + uint32(whole/4), counter[1], counter[2], counter[3]})
 		default:
 			dropoutGo(dst[:n], x, scale, threshold, key, counter)
 		}

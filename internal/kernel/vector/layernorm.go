@@ -43,22 +43,36 @@ func LayerNormGradRow(dx, dy, x []float32, mean, rstd float32) {
 
 // centeredDot returns the sum of dy[i]·(x[i]-mean), in the order of [Dot].
 func centeredDot(dy, x []float32, mean float32) float32 {
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		return centeredDotAVX512(dy, x, mean)
-	case avx2:
+	case amd64 && level == avx2:
 		return centeredDotAVX2(dy, x, mean)
+	case arm64 && level == neon:
+		var lane [lanes]float32
+		centeredDotNEON(dy[:len(dy)&^3], x, &lane, mean)
+		for i := len(dy) &^ 3; i < len(dy); i++ {
+			lane[i%lanes] += dy[i] * (x[i] - mean)
+		}
+		return addLanesNEON(&lane)
 	}
 	return centeredDotGo(dy, x, mean)
 }
 
 // sumCentered2 returns the sum of (x[i]-mean)², in the order of [Dot].
 func sumCentered2(x []float32, mean float32) float32 {
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		return sumCentered2AVX512(x, mean)
-	case avx2:
+	case amd64 && level == avx2:
 		return sumCentered2AVX2(x, mean)
+	case arm64 && level == neon:
+		var lane [lanes]float32
+		sumCentered2NEON(x[:len(x)&^3], &lane, mean)
+		for i := len(x) &^ 3; i < len(x); i++ {
+			lane[i%lanes] += (x[i] - mean) * (x[i] - mean)
+		}
+		return addLanesNEON(&lane)
 	}
 	return sumCentered2Go(x, mean)
 }

@@ -4,6 +4,13 @@ import "golang.org/x/sys/cpu"
 
 //go:generate go run ./asm -out vector_amd64.s -stubs stubs.go -pkg vector
 
+// The instruction sets of this architecture. The constants let the compiler omit calls of assembly
+// that does not exist.
+const (
+	amd64 = true
+	arm64 = false
+)
+
 // level is the instruction set in use. Only tests change it.
 var level = detect()
 

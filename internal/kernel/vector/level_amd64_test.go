@@ -4,7 +4,10 @@ package vector
 func eachLevel(f func()) {
 	best := level
 	defer func() { level = best }()
-	for level = portable; level <= best; level++ {
-		f()
+	for _, l := range []int{portable, avx2, avx512} {
+		if l <= best {
+			level = l
+			f()
+		}
 	}
 }

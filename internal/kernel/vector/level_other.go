@@ -1,7 +1,13 @@
-//go:build !amd64
+//go:build !amd64 && !arm64
 
 package vector
 
-// level is the instruction set in use. It is a constant, so the compiler omits the calls of
-// assembly.
+// The instruction sets of this architecture. The constants let the compiler omit calls of assembly
+// that does not exist.
+const (
+	amd64 = false
+	arm64 = false
+)
+
+// level is the instruction set in use.
 const level = portable

@@ -20,11 +20,15 @@ func Philox(dst []uint32, key [2]uint32, counter [4]uint32) {
 	for len(dst) > 0 {
 		part := dst[:untilCarry(len(dst), counter)]
 		keys, product := philoxKeys(key, counter)
-		switch level {
-		case avx512:
+		switch {
+		case amd64 && level == avx512:
 			philoxAVX512(part, &keys, product)
-		case avx2:
+		case amd64 && level == avx2:
 			philoxAVX2(part, &keys, product)
+		case arm64 && level == neon:
+			whole := len(part) &^ 31
+			philoxNEON(part[:whole], key[0], key[1], counter[0], counter[1], counter[2], counter[3])
+			philoxGo(part[whole:], key, [4]uint32{counter[0] + uint32(whole/4), counter[1], counter[2], counter[3]})
 		default:
 			philoxGo(part, key, counter)
 		}

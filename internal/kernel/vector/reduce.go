@@ -22,11 +22,18 @@ func addLanes(lane *[lanes]float32) float32 {
 // Sum returns the sum of a. Element i is added to lane i mod 64 in the order of i. Then the lanes
 // are added as a tree. All versions give the same bits.
 func Sum(a []float32) float32 {
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		return sumAVX512(a)
-	case avx2:
+	case amd64 && level == avx2:
 		return sumAVX2(a)
+	case arm64 && level == neon:
+		var lane [lanes]float32
+		sumNEON(a[:len(a)&^3], &lane)
+		for i := len(a) &^ 3; i < len(a); i++ {
+			lane[i%lanes] += a[i]
+		}
+		return addLanesNEON(&lane)
 	}
 	var lane [lanes]float32
 	for done := 0; done < len(a); {
@@ -66,11 +73,18 @@ const laneBlock = 2048
 // twice.
 func Dot(a, b []float32) float32 {
 	b = b[:len(a)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		return dotAVX512(a, b)
-	case avx2:
+	case amd64 && level == avx2:
 		return dotAVX2(a, b)
+	case arm64 && level == neon:
+		var lane [lanes]float32
+		dotNEON(a[:len(a)&^3], b, &lane)
+		for i := len(a) &^ 3; i < len(a); i++ {
+			lane[i%lanes] += a[i] * b[i]
+		}
+		return addLanesNEON(&lane)
 	}
 	return centeredDotGo(a, b, 0)
 }
@@ -142,11 +156,17 @@ func sumCentered2Go(x []float32, mean float32) float32 {
 // MaxOf returns the greatest element of a. It returns -Inf if a is empty, and NaN if an element is
 // NaN. If the result is zero and a holds zeros of both signs, the sign is not specified.
 func MaxOf(a []float32) float32 {
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		return maxOfAVX512(a)
-	case avx2:
+	case amd64 && level == avx2:
 		return maxOfAVX2(a)
+	case arm64 && level == neon:
+		m := maxOfNEON(a[:len(a)&^3])
+		for _, v := range a[len(a)&^3:] {
+			m = max(m, v)
+		}
+		return m
 	}
 	// A comparison is faster than the built-in function max, which orders zeros.
 	m := float32(math.Inf(-1))
@@ -164,11 +184,17 @@ func MaxOf(a []float32) float32 {
 // MinOf returns the least element of a. It returns +Inf if a is empty, and NaN if an element is
 // NaN. If the result is zero and a holds zeros of both signs, the sign is not specified.
 func MinOf(a []float32) float32 {
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		return minOfAVX512(a)
-	case avx2:
+	case amd64 && level == avx2:
 		return minOfAVX2(a)
+	case arm64 && level == neon:
+		m := minOfNEON(a[:len(a)&^3])
+		for _, v := range a[len(a)&^3:] {
+			m = min(m, v)
+		}
+		return m
 	}
 	m := float32(math.Inf(1))
 	for _, v := range a {

@@ -45,12 +45,15 @@ var Comparisons = map[compute.OpType]Comparison{
 // Add sets dst[i] = scalar.Add(a[i], b[i]).
 func Add(dst []float32, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		addAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		addAVX2(dst, a, b)
+		return
+	case arm64 && level == neon:
+		addNEON(dst, a, b)
 		return
 	}
 	for i := range dst {
@@ -61,12 +64,15 @@ func Add(dst []float32, a []float32, b []float32) {
 // AddScalar sets dst[i] = scalar.Add(a[i], s).
 func AddScalar(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		addScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		addScalarAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		addScalarNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -77,12 +83,15 @@ func AddScalar(dst []float32, a []float32, s float32) {
 // Div sets dst[i] = scalar.Div(a[i], b[i]).
 func Div(dst []float32, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		divAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		divAVX2(dst, a, b)
+		return
+	case arm64 && level == neon:
+		divNEON(dst, a, b)
 		return
 	}
 	for i := range dst {
@@ -93,12 +102,15 @@ func Div(dst []float32, a []float32, b []float32) {
 // DivScalar sets dst[i] = scalar.Div(a[i], s).
 func DivScalar(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		divScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		divScalarAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		divScalarNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -109,12 +121,15 @@ func DivScalar(dst []float32, a []float32, s float32) {
 // DivFrom sets dst[i] = scalar.Div(s, a[i]).
 func DivFrom(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		divFromAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		divFromAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		divFromNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -125,12 +140,15 @@ func DivFrom(dst []float32, a []float32, s float32) {
 // Max sets dst[i] = scalar.Max(a[i], b[i]).
 func Max(dst []float32, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		maxAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		maxAVX2(dst, a, b)
+		return
+	case arm64 && level == neon:
+		maxNEON(dst, a, b)
 		return
 	}
 	for i := range dst {
@@ -141,12 +159,15 @@ func Max(dst []float32, a []float32, b []float32) {
 // MaxScalar sets dst[i] = scalar.Max(a[i], s).
 func MaxScalar(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		maxScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		maxScalarAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		maxScalarNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -157,12 +178,15 @@ func MaxScalar(dst []float32, a []float32, s float32) {
 // Min sets dst[i] = scalar.Min(a[i], b[i]).
 func Min(dst []float32, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		minAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		minAVX2(dst, a, b)
+		return
+	case arm64 && level == neon:
+		minNEON(dst, a, b)
 		return
 	}
 	for i := range dst {
@@ -173,12 +197,15 @@ func Min(dst []float32, a []float32, b []float32) {
 // MinScalar sets dst[i] = scalar.Min(a[i], s).
 func MinScalar(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		minScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		minScalarAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		minScalarNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -189,12 +216,15 @@ func MinScalar(dst []float32, a []float32, s float32) {
 // Mul sets dst[i] = scalar.Mul(a[i], b[i]).
 func Mul(dst []float32, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		mulAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		mulAVX2(dst, a, b)
+		return
+	case arm64 && level == neon:
+		mulNEON(dst, a, b)
 		return
 	}
 	for i := range dst {
@@ -205,12 +235,15 @@ func Mul(dst []float32, a []float32, b []float32) {
 // MulScalar sets dst[i] = scalar.Mul(a[i], s).
 func MulScalar(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		mulScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		mulScalarAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		mulScalarNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -221,12 +254,15 @@ func MulScalar(dst []float32, a []float32, s float32) {
 // Sub sets dst[i] = scalar.Sub(a[i], b[i]).
 func Sub(dst []float32, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		subAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		subAVX2(dst, a, b)
+		return
+	case arm64 && level == neon:
+		subNEON(dst, a, b)
 		return
 	}
 	for i := range dst {
@@ -237,12 +273,15 @@ func Sub(dst []float32, a []float32, b []float32) {
 // SubFrom sets dst[i] = scalar.Sub(s, a[i]).
 func SubFrom(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		subFromAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		subFromAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		subFromNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -253,12 +292,15 @@ func SubFrom(dst []float32, a []float32, s float32) {
 // Abs sets dst[i] = scalar.Abs(x[i]).
 func Abs(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		absAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		absAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		absNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -269,12 +311,15 @@ func Abs(dst []float32, x []float32) {
 // Erf sets dst[i] = scalar.Erf(x[i]).
 func Erf(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		erfAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		erfAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		erfNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -285,12 +330,15 @@ func Erf(dst []float32, x []float32) {
 // Exp sets dst[i] = scalar.Exp(x[i]).
 func Exp(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		expAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		expAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		expNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -301,12 +349,15 @@ func Exp(dst []float32, x []float32) {
 // Log sets dst[i] = scalar.Log(x[i]).
 func Log(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		logAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		logAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		logNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -317,12 +368,15 @@ func Log(dst []float32, x []float32) {
 // Logistic sets dst[i] = scalar.Logistic(x[i]).
 func Logistic(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		logisticAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		logisticAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		logisticNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -333,12 +387,15 @@ func Logistic(dst []float32, x []float32) {
 // Neg sets dst[i] = scalar.Neg(x[i]).
 func Neg(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		negAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		negAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		negNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -349,12 +406,15 @@ func Neg(dst []float32, x []float32) {
 // Rsqrt sets dst[i] = scalar.Rsqrt(x[i]).
 func Rsqrt(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		rsqrtAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		rsqrtAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		rsqrtNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -365,12 +425,15 @@ func Rsqrt(dst []float32, x []float32) {
 // Sqrt sets dst[i] = scalar.Sqrt(x[i]).
 func Sqrt(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		sqrtAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		sqrtAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		sqrtNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -381,12 +444,15 @@ func Sqrt(dst []float32, x []float32) {
 // Tanh sets dst[i] = scalar.Tanh(x[i]).
 func Tanh(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		tanhAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		tanhAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		tanhNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -398,11 +464,11 @@ func Tanh(dst []float32, x []float32) {
 func Equal(dst []bool, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		equalAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		equalAVX2(dst, a, b)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -415,11 +481,11 @@ func Equal(dst []bool, a []float32, b []float32) {
 func EqualScalar(dst []bool, a []float32, s float32) {
 	a = a[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		equalScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		equalScalarAVX2(dst, a, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -432,11 +498,11 @@ func EqualScalar(dst []bool, a []float32, s float32) {
 func Greater(dst []bool, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		greaterAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		greaterAVX2(dst, a, b)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -449,11 +515,11 @@ func Greater(dst []bool, a []float32, b []float32) {
 func GreaterScalar(dst []bool, a []float32, s float32) {
 	a = a[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		greaterScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		greaterScalarAVX2(dst, a, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -466,11 +532,11 @@ func GreaterScalar(dst []bool, a []float32, s float32) {
 func GreaterEqual(dst []bool, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		greaterEqualAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		greaterEqualAVX2(dst, a, b)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -483,11 +549,11 @@ func GreaterEqual(dst []bool, a []float32, b []float32) {
 func GreaterEqualScalar(dst []bool, a []float32, s float32) {
 	a = a[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		greaterEqualScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		greaterEqualScalarAVX2(dst, a, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -500,11 +566,11 @@ func GreaterEqualScalar(dst []bool, a []float32, s float32) {
 func Less(dst []bool, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		lessAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		lessAVX2(dst, a, b)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -517,11 +583,11 @@ func Less(dst []bool, a []float32, b []float32) {
 func LessScalar(dst []bool, a []float32, s float32) {
 	a = a[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		lessScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		lessScalarAVX2(dst, a, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -534,11 +600,11 @@ func LessScalar(dst []bool, a []float32, s float32) {
 func LessEqual(dst []bool, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		lessEqualAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		lessEqualAVX2(dst, a, b)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -551,11 +617,11 @@ func LessEqual(dst []bool, a []float32, b []float32) {
 func LessEqualScalar(dst []bool, a []float32, s float32) {
 	a = a[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		lessEqualScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		lessEqualScalarAVX2(dst, a, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -568,11 +634,11 @@ func LessEqualScalar(dst []bool, a []float32, s float32) {
 func NotEqual(dst []bool, a []float32, b []float32) {
 	a, b = a[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		notEqualAVX512(dst, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		notEqualAVX2(dst, a, b)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -585,11 +651,11 @@ func NotEqual(dst []bool, a []float32, b []float32) {
 func NotEqualScalar(dst []bool, a []float32, s float32) {
 	a = a[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		notEqualScalarAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		notEqualScalarAVX2(dst, a, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -601,12 +667,15 @@ func NotEqualScalar(dst []bool, a []float32, s float32) {
 // Axpy sets dst[i] = dst[i] + s*a[i].
 func Axpy(dst []float32, a []float32, s float32) {
 	a = a[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		axpyAVX512(dst, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		axpyAVX2(dst, a, s)
+		return
+	case arm64 && level == neon:
+		axpyNEON(dst, a, s)
 		return
 	}
 	for i := range dst {
@@ -616,12 +685,15 @@ func Axpy(dst []float32, a []float32, s float32) {
 
 // Fill sets dst[i] = s.
 func Fill(dst []float32, s float32) {
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		fillAVX512(dst, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		fillAVX2(dst, s)
+		return
+	case arm64 && level == neon:
+		fillNEON(dst, s)
 		return
 	}
 	for i := range dst {
@@ -632,12 +704,15 @@ func Fill(dst []float32, s float32) {
 // expSubScalar sets dst[i] = scalar.Exp(scale*x[i] - shift).
 func expSubScalar(dst []float32, x []float32, scale float32, shift float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		expSubScalarAVX512(dst, x, scale, shift)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		expSubScalarAVX2(dst, x, scale, shift)
+		return
+	case arm64 && level == neon:
+		expSubScalarNEON(dst, x, scale, shift)
 		return
 	}
 	for i := range dst {
@@ -648,12 +723,15 @@ func expSubScalar(dst []float32, x []float32, scale float32, shift float32) {
 // GELU sets dst[i] = scalar.GELU(x[i]).
 func GELU(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		geluAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		geluAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		geluNEON(dst, x)
 		return
 	}
 	t := scalar.NormalCDF()
@@ -665,12 +743,15 @@ func GELU(dst []float32, x []float32) {
 // GELUTanh sets dst[i] = scalar.GELUTanh(x[i]).
 func GELUTanh(dst []float32, x []float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		geluTanhAVX512(dst, x)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		geluTanhAVX2(dst, x)
+		return
+	case arm64 && level == neon:
+		geluTanhNEON(dst, x)
 		return
 	}
 	for i := range dst {
@@ -681,12 +762,15 @@ func GELUTanh(dst []float32, x []float32) {
 // GELUGrad sets dst[i] = dy[i] * scalar.GELUDerivative(x[i]).
 func GELUGrad(dst []float32, x []float32, dy []float32) {
 	x, dy = x[:len(dst)], dy[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		geluGradAVX512(dst, x, dy)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		geluGradAVX2(dst, x, dy)
+		return
+	case arm64 && level == neon:
+		geluGradNEON(dst, x, dy)
 		return
 	}
 	t := scalar.GELUSlope()
@@ -699,11 +783,11 @@ func GELUGrad(dst []float32, x []float32, dy []float32) {
 func Where(dst []float32, mask []bool, a []float32, b []float32) {
 	mask, a, b = mask[:len(dst)], a[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		whereAVX512(dst, mask, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		whereAVX2(dst, mask, a, b)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -716,11 +800,11 @@ func Where(dst []float32, mask []bool, a []float32, b []float32) {
 func WhereElseScalar(dst []float32, mask []bool, a []float32, s float32) {
 	mask, a = mask[:len(dst)], a[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		whereElseScalarAVX512(dst, mask, a, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		whereElseScalarAVX2(dst, mask, a, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -733,11 +817,11 @@ func WhereElseScalar(dst []float32, mask []bool, a []float32, s float32) {
 func WhereThenScalar(dst []float32, mask []bool, b []float32, s float32) {
 	mask, b = mask[:len(dst)], b[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		whereThenScalarAVX512(dst, mask, b, s)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		whereThenScalarAVX2(dst, mask, b, s)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -750,11 +834,11 @@ func WhereThenScalar(dst []float32, mask []bool, b []float32, s float32) {
 func WhereScalars(dst []float32, mask []bool, s float32, t float32) {
 	mask = mask[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		whereScalarsAVX512(dst, mask, s, t)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		whereScalarsAVX2(dst, mask, s, t)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -767,11 +851,11 @@ func WhereScalars(dst []float32, mask []bool, s float32, t float32) {
 func FromFloat16(dst []float32, src []uint16) {
 	src = src[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		fromFloat16AVX512(dst, src)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		fromFloat16AVX2(dst, src)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -784,11 +868,11 @@ func FromFloat16(dst []float32, src []uint16) {
 func FromBFloat16(dst []float32, src []uint16) {
 	src = src[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		fromBFloat16AVX512(dst, src)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		fromBFloat16AVX2(dst, src)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -801,11 +885,11 @@ func FromBFloat16(dst []float32, src []uint16) {
 func FromUint8(dst []float32, src []uint8) {
 	src = src[:len(dst)]
 	done := 0
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		fromUint8AVX512(dst, src)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		fromUint8AVX2(dst, src)
 		done = len(dst) &^ 7 // whole vectors only
 	}
@@ -817,12 +901,15 @@ func FromUint8(dst []float32, src []uint8) {
 // FromInt32 sets dst[i] = float32(src[i]).
 func FromInt32(dst []float32, src []int32) {
 	src = src[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		fromInt32AVX512(dst, src)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		fromInt32AVX2(dst, src)
+		return
+	case arm64 && level == neon:
+		fromInt32NEON(dst, src)
 		return
 	}
 	for i := range dst {
@@ -833,12 +920,15 @@ func FromInt32(dst []float32, src []int32) {
 // FromUint32 sets dst[i] = float32(src[i]).
 func FromUint32(dst []float32, src []uint32) {
 	src = src[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		fromUint32AVX512(dst, src)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		fromUint32AVX2(dst, src)
+		return
+	case arm64 && level == neon:
+		fromUint32NEON(dst, src)
 		return
 	}
 	for i := range dst {
@@ -849,12 +939,15 @@ func FromUint32(dst []float32, src []uint32) {
 // addRows4 sets dst[i] = dst[i] + a[i] + b[i] + c[i] + d[i].
 func addRows4(dst []float32, a []float32, b []float32, c []float32, d []float32) {
 	a, b, c, d = a[:len(dst)], b[:len(dst)], c[:len(dst)], d[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		addRows4AVX512(dst, a, b, c, d)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		addRows4AVX2(dst, a, b, c, d)
+		return
+	case arm64 && level == neon:
+		addRows4NEON(dst, a, b, c, d)
 		return
 	}
 	for i := range dst {
@@ -865,12 +958,15 @@ func addRows4(dst []float32, a []float32, b []float32, c []float32, d []float32)
 // normalize sets dst[i] = (x[i] - mean) * rstd.
 func normalize(dst []float32, x []float32, mean float32, rstd float32) {
 	x = x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		normalizeAVX512(dst, x, mean, rstd)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		normalizeAVX2(dst, x, mean, rstd)
+		return
+	case arm64 && level == neon:
+		normalizeNEON(dst, x, mean, rstd)
 		return
 	}
 	for i := range dst {
@@ -881,12 +977,15 @@ func normalize(dst []float32, x []float32, mean float32, rstd float32) {
 // normalizeAffine sets dst[i] = (x[i]-mean)*rstd*gamma[i] + beta[i].
 func normalizeAffine(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32) {
 	x, gamma, beta = x[:len(dst)], gamma[:len(dst)], beta[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		normalizeAffineAVX512(dst, x, gamma, beta, mean, rstd)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		normalizeAffineAVX2(dst, x, gamma, beta, mean, rstd)
+		return
+	case arm64 && level == neon:
+		normalizeAffineNEON(dst, x, gamma, beta, mean, rstd)
 		return
 	}
 	for i := range dst {
@@ -897,12 +996,15 @@ func normalizeAffine(dst []float32, x []float32, gamma []float32, beta []float32
 // normGrad sets dst[i] = rstd * (dy[i] - a - b*((x[i]-mean)*rstd)).
 func normGrad(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32) {
 	dy, x = dy[:len(dst)], x[:len(dst)]
-	switch level {
-	case avx512:
+	switch {
+	case amd64 && level == avx512:
 		normGradAVX512(dst, dy, x, mean, rstd, a, b)
 		return
-	case avx2:
+	case amd64 && level == avx2:
 		normGradAVX2(dst, dy, x, mean, rstd, a, b)
+		return
+	case arm64 && level == neon:
+		normGradNEON(dst, dy, x, mean, rstd, a, b)
 		return
 	}
 	for i := range dst {
@@ -1292,3 +1394,138 @@ func softmaxGradRowsAVX512(p []float32, dp []float32, lse []float32, d []float32
 
 //go:noescape
 func softmaxGradRowsAVX2(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+
+//go:noescape
+func addNEON(dst []float32, a []float32, b []float32)
+
+//go:noescape
+func addScalarNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func divNEON(dst []float32, a []float32, b []float32)
+
+//go:noescape
+func divScalarNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func divFromNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func maxNEON(dst []float32, a []float32, b []float32)
+
+//go:noescape
+func maxScalarNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func minNEON(dst []float32, a []float32, b []float32)
+
+//go:noescape
+func minScalarNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func mulNEON(dst []float32, a []float32, b []float32)
+
+//go:noescape
+func mulScalarNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func subNEON(dst []float32, a []float32, b []float32)
+
+//go:noescape
+func subFromNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func absNEON(dst []float32, x []float32)
+
+//go:noescape
+func erfNEON(dst []float32, x []float32)
+
+//go:noescape
+func expNEON(dst []float32, x []float32)
+
+//go:noescape
+func logNEON(dst []float32, x []float32)
+
+//go:noescape
+func logisticNEON(dst []float32, x []float32)
+
+//go:noescape
+func negNEON(dst []float32, x []float32)
+
+//go:noescape
+func rsqrtNEON(dst []float32, x []float32)
+
+//go:noescape
+func sqrtNEON(dst []float32, x []float32)
+
+//go:noescape
+func tanhNEON(dst []float32, x []float32)
+
+//go:noescape
+func axpyNEON(dst []float32, a []float32, s float32)
+
+//go:noescape
+func fillNEON(dst []float32, s float32)
+
+//go:noescape
+func expSubScalarNEON(dst []float32, x []float32, scale float32, shift float32)
+
+//go:noescape
+func geluNEON(dst []float32, x []float32)
+
+//go:noescape
+func geluTanhNEON(dst []float32, x []float32)
+
+//go:noescape
+func geluGradNEON(dst []float32, x []float32, dy []float32)
+
+//go:noescape
+func fromInt32NEON(dst []float32, src []int32)
+
+//go:noescape
+func fromUint32NEON(dst []float32, src []uint32)
+
+//go:noescape
+func sumNEON(a []float32, lane *[64]float32)
+
+//go:noescape
+func dotNEON(a []float32, b []float32, lane *[64]float32)
+
+//go:noescape
+func sumCentered2NEON(x []float32, lane *[64]float32, mean float32)
+
+//go:noescape
+func centeredDotNEON(dy []float32, x []float32, lane *[64]float32, mean float32)
+
+//go:noescape
+func maxOfNEON(a []float32) float32
+
+//go:noescape
+func minOfNEON(a []float32) float32
+
+//go:noescape
+func addRows4NEON(dst []float32, a []float32, b []float32, c []float32, d []float32)
+
+//go:noescape
+func normalizeNEON(dst []float32, x []float32, mean float32, rstd float32)
+
+//go:noescape
+func normalizeAffineNEON(dst []float32, x []float32, gamma []float32, beta []float32, mean float32, rstd float32)
+
+//go:noescape
+func normGradNEON(dst []float32, dy []float32, x []float32, mean float32, rstd float32, a float32, b float32)
+
+//go:noescape
+func philoxNEON(dst []uint32, k0 uint32, k1 uint32, c0 uint32, c1 uint32, c2 uint32, c3 uint32)
+
+//go:noescape
+func dropoutNEON(dst []float32, x []float32, scale float32, threshold uint32, k0 uint32, k1 uint32, c0 uint32, c1 uint32, c2 uint32, c3 uint32)
+
+//go:noescape
+func addLanesNEON(lane *[64]float32) float32
+
+//go:noescape
+func softmaxRowsNEON(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+
+//go:noescape
+func softmaxGradRowsNEON(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)

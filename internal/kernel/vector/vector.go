@@ -10,20 +10,22 @@
 //   - [Transpose] (transpose.go)
 //
 // Each function has a version for AVX-512, a version for AVX2 with FMA, and a portable version in
-// Go. The program chooses the version when it starts, from the features of the processor.
+// Go. Functions of float32 numbers also have a version for NEON, the vectors of arm64; comparisons,
+// selections by a mask, [Transpose] and conversions from 8 and 16 bits do not. The program chooses
+// the version when it starts, from the features of the processor.
 //
 // The element-wise functions are generated. Package scalar holds one table for each kind:
 // [scalar.Unaries], [scalar.Binaries] and [scalar.Comparisons]. The generator in folder asm writes
-// the assembly (vector_amd64.s), the Go functions that choose the version, and the maps from
-// operations to functions: [Unaries], [Binaries] and [Comparisons] (stubs.go). The constants of the
-// elementary functions are in internal/coef.
+// the assembly (vector_amd64.s and vector_arm64.s), the Go functions that choose the version, and
+// the maps from operations to functions: [Unaries], [Binaries] and [Comparisons] (stubs.go). The
+// constants of the elementary functions are in internal/coef.
 //
 // Functions with a dst process len(dst) elements. The other slices must be at least as long,
 // otherwise the function panics with a slice bounds error. dst may be the same slice as an input,
 // but must not overlap an input partially. A length of 0 is allowed. No function allocates.
 //
 // Results never depend on alignment. An element-wise function gives an element the same bits at
-// every position, so a long slice may be processed in parts. Both assembly versions give the same
+// every position, so a long slice may be processed in parts. All assembly versions give the same
 // bits. The portable version may differ from them in the last bits. Its elementary functions use
 // tables (package scalar), and Go lets the compiler decide whether a product is rounded before it
 // is added. Random bits and dropout are the same in all versions.
@@ -41,15 +43,16 @@ import (
 	"github.com/sptune/spt/internal/kernel/vector/internal/scalar"
 )
 
-// The instruction sets, in ascending order.
+// The instruction sets, in ascending order for each architecture.
 const (
 	portable = iota
+	neon
 	avx2
 	avx512
 )
 
-// levelName returns the name of the instruction set in use: "avx512", "avx2" or "portable".
-func levelName() string { return [...]string{"portable", "avx2", "avx512"}[level] }
+// levelName returns the name of the instruction set in use.
+func levelName() string { return [...]string{"portable", "neon", "avx2", "avx512"}[level] }
 
 // Unary holds the kernel of a function of one number.
 type Unary struct {

@@ -3294,8 +3294,8 @@ loop:
 	VMULPS            Z2, Z5, Z6
 	VMULPS.BCST       constants<>+416(SB), Z6, Z6
 	VRNDSCALEPS       $0x08, Z6, Z6
-	VMULPS.BCST       constants<>+448(SB), Z6, Z7
-	VFMSUB231PS       Z2, Z5, Z7
+	VMULPS.BCST       constants<>+1888(SB), Z6, Z7
+	VFMADD231PS       Z5, Z2, Z7
 	VFNMADD231PS.BCST constants<>+480(SB), Z6, Z7
 	VBROADCASTSS      constants<>+544(SB), Z2
 	VFMADD213PS.BCST  constants<>+576(SB), Z7, Z2
@@ -3342,8 +3342,8 @@ tail:
 	VMULPS            Z2, Z3, Z5
 	VMULPS.BCST       constants<>+416(SB), Z5, Z5
 	VRNDSCALEPS       $0x08, Z5, Z5
-	VMULPS.BCST       constants<>+448(SB), Z5, Z6
-	VFMSUB231PS       Z2, Z3, Z6
+	VMULPS.BCST       constants<>+1888(SB), Z5, Z6
+	VFMADD231PS       Z3, Z2, Z6
 	VFNMADD231PS.BCST constants<>+480(SB), Z5, Z6
 	VBROADCASTSS      constants<>+544(SB), Z2
 	VFMADD213PS.BCST  constants<>+576(SB), Z6, Z2
@@ -3397,8 +3397,8 @@ loop:
 	VMULPS       Y2, Y3, Y4
 	VMULPS       constants<>+416(SB), Y4, Y4
 	VROUNDPS     $0x08, Y4, Y4
-	VMULPS       constants<>+448(SB), Y4, Y5
-	VFMSUB231PS  Y2, Y3, Y5
+	VMULPS       constants<>+1888(SB), Y4, Y5
+	VFMADD231PS  Y3, Y2, Y5
 	VFNMADD231PS constants<>+480(SB), Y4, Y5
 	VBROADCASTSS constants<>+544(SB), Y2
 	VFMADD213PS  constants<>+576(SB), Y5, Y2
@@ -3452,8 +3452,8 @@ tail:
 	VMULPS       Y3, Y4, Y5
 	VMULPS       constants<>+416(SB), Y5, Y5
 	VROUNDPS     $0x08, Y5, Y5
-	VMULPS       constants<>+448(SB), Y5, Y6
-	VFMSUB231PS  Y3, Y4, Y6
+	VMULPS       constants<>+1888(SB), Y5, Y6
+	VFMADD231PS  Y4, Y3, Y6
 	VFNMADD231PS constants<>+480(SB), Y5, Y6
 	VBROADCASTSS constants<>+544(SB), Y3
 	VFMADD213PS  constants<>+576(SB), Y6, Y3
@@ -3496,8 +3496,8 @@ TEXT ·geluTanhAVX512(SB), NOSPLIT, $0-48
 loop:
 	VMOVUPS           (CX)(BX*4), Z0
 	VMULPS            Z0, Z0, Z1
-	VBROADCASTSS      constants<>+1888(SB), Z2
-	VFMADD213PS.BCST  constants<>+1920(SB), Z1, Z2
+	VBROADCASTSS      constants<>+1920(SB), Z2
+	VFMADD213PS.BCST  constants<>+1952(SB), Z1, Z2
 	VMULPS            Z2, Z0, Z1
 	VORPS.BCST        constants<>+384(SB), Z1, Z2
 	VBROADCASTSS      constants<>+768(SB), Z5
@@ -3535,8 +3535,8 @@ tail:
 	KMOVW             SI, K1
 	VMOVUPS.Z         (CX)(BX*4), K1, Z0
 	VMULPS            Z0, Z0, Z1
-	VBROADCASTSS      constants<>+1888(SB), Z2
-	VFMADD213PS.BCST  constants<>+1920(SB), Z1, Z2
+	VBROADCASTSS      constants<>+1920(SB), Z2
+	VFMADD213PS.BCST  constants<>+1952(SB), Z1, Z2
 	VMULPS            Z2, Z0, Z1
 	VORPS.BCST        constants<>+384(SB), Z1, Z2
 	VBROADCASTSS      constants<>+768(SB), Z3
@@ -3581,8 +3581,8 @@ TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-48
 loop:
 	VMOVUPS      (CX)(BX*4), Y0
 	VMULPS       Y0, Y0, Y1
-	VBROADCASTSS constants<>+1888(SB), Y2
-	VFMADD213PS  constants<>+1920(SB), Y1, Y2
+	VBROADCASTSS constants<>+1920(SB), Y2
+	VFMADD213PS  constants<>+1952(SB), Y1, Y2
 	VMULPS       Y2, Y0, Y1
 	VORPS        constants<>+384(SB), Y1, Y2
 	VBROADCASTSS constants<>+768(SB), Y3
@@ -3627,8 +3627,8 @@ tail:
 	VPCMPGTD     lane<>+0(SB), Y0, Y0
 	VMASKMOVPS   (CX)(BX*4), Y0, Y1
 	VMULPS       Y1, Y1, Y2
-	VBROADCASTSS constants<>+1888(SB), Y3
-	VFMADD213PS  constants<>+1920(SB), Y2, Y3
+	VBROADCASTSS constants<>+1920(SB), Y3
+	VFMADD213PS  constants<>+1952(SB), Y2, Y3
 	VMULPS       Y3, Y1, Y2
 	VORPS        constants<>+384(SB), Y2, Y3
 	VBROADCASTSS constants<>+768(SB), Y4
@@ -3700,8 +3700,8 @@ loop:
 	VMULPS            Z3, Z6, Z7
 	VMULPS.BCST       constants<>+416(SB), Z7, Z7
 	VRNDSCALEPS       $0x08, Z7, Z7
-	VMULPS.BCST       constants<>+448(SB), Z7, Z8
-	VFMSUB231PS       Z3, Z6, Z8
+	VMULPS.BCST       constants<>+1888(SB), Z7, Z8
+	VFMADD231PS       Z6, Z3, Z8
 	VFNMADD231PS.BCST constants<>+480(SB), Z7, Z8
 	VBROADCASTSS      constants<>+544(SB), Z3
 	VFMADD213PS.BCST  constants<>+576(SB), Z8, Z3
@@ -3717,7 +3717,7 @@ loop:
 	VSUBPS            Z2, Z6, Z6
 	VBLENDMPS         Z2, Z6, K1, Z4
 	VMULPS            Z3, Z0, Z0
-	VFMADD231PS.BCST  constants<>+1952(SB), Z0, Z4
+	VFMADD231PS.BCST  constants<>+1984(SB), Z0, Z4
 	VMULPS            Z4, Z1, Z0
 	VMOVUPS           Z0, (AX)(SI*4)
 	ADDQ              $0x10, SI
@@ -3751,8 +3751,8 @@ tail:
 	VMULPS            Z3, Z4, Z6
 	VMULPS.BCST       constants<>+416(SB), Z6, Z6
 	VRNDSCALEPS       $0x08, Z6, Z6
-	VMULPS.BCST       constants<>+448(SB), Z6, Z7
-	VFMSUB231PS       Z3, Z4, Z7
+	VMULPS.BCST       constants<>+1888(SB), Z6, Z7
+	VFMADD231PS       Z4, Z3, Z7
 	VFNMADD231PS.BCST constants<>+480(SB), Z6, Z7
 	VBROADCASTSS      constants<>+544(SB), Z3
 	VFMADD213PS.BCST  constants<>+576(SB), Z7, Z3
@@ -3768,7 +3768,7 @@ tail:
 	VSUBPS            Z2, Z4, Z4
 	VBLENDMPS         Z2, Z4, K2, Z5
 	VMULPS            Z3, Z0, Z0
-	VFMADD231PS.BCST  constants<>+1952(SB), Z0, Z5
+	VFMADD231PS.BCST  constants<>+1984(SB), Z0, Z5
 	VMULPS            Z5, Z1, Z0
 	VMOVUPS           Z0, K1, (AX)(SI*4)
 
@@ -3810,8 +3810,8 @@ loop:
 	VMULPS       Y3, Y4, Y5
 	VMULPS       constants<>+416(SB), Y5, Y5
 	VROUNDPS     $0x08, Y5, Y5
-	VMULPS       constants<>+448(SB), Y5, Y6
-	VFMSUB231PS  Y3, Y4, Y6
+	VMULPS       constants<>+1888(SB), Y5, Y6
+	VFMADD231PS  Y4, Y3, Y6
 	VFNMADD231PS constants<>+480(SB), Y5, Y6
 	VBROADCASTSS constants<>+544(SB), Y3
 	VFMADD213PS  constants<>+576(SB), Y6, Y3
@@ -3834,7 +3834,7 @@ loop:
 	VSUBPS       Y2, Y4, Y4
 	VBLENDVPS    Y0, Y2, Y4, Y2
 	VMULPS       Y3, Y0, Y0
-	VFMADD231PS  constants<>+1952(SB), Y0, Y2
+	VFMADD231PS  constants<>+1984(SB), Y0, Y2
 	VMULPS       Y2, Y1, Y0
 	VMOVUPS      Y0, (AX)(SI*4)
 	ADDQ         $0x08, SI
@@ -3868,8 +3868,8 @@ tail:
 	VMULPS       Y4, Y5, Y6
 	VMULPS       constants<>+416(SB), Y6, Y6
 	VROUNDPS     $0x08, Y6, Y6
-	VMULPS       constants<>+448(SB), Y6, Y7
-	VFMSUB231PS  Y4, Y5, Y7
+	VMULPS       constants<>+1888(SB), Y6, Y7
+	VFMADD231PS  Y5, Y4, Y7
 	VFNMADD231PS constants<>+480(SB), Y6, Y7
 	VBROADCASTSS constants<>+544(SB), Y4
 	VFMADD213PS  constants<>+576(SB), Y7, Y4
@@ -3892,7 +3892,7 @@ tail:
 	VSUBPS       Y3, Y5, Y5
 	VBLENDVPS    Y1, Y3, Y5, Y3
 	VMULPS       Y4, Y1, Y1
-	VFMADD231PS  constants<>+1952(SB), Y1, Y3
+	VFMADD231PS  constants<>+1984(SB), Y1, Y3
 	VMULPS       Y3, Y2, Y1
 	VMASKMOVPS   Y1, Y0, (AX)(SI*4)
 
@@ -4449,8 +4449,8 @@ loop:
 	VMOVUPS      (CX)(BX*4), Y0
 	VPSRLD       $0x10, Y0, Y1
 	VCVTDQ2PS    Y1, Y1
-	VBROADCASTSS constants<>+1984(SB), Y2
-	VANDPS       constants<>+2016(SB), Y0, Y0
+	VBROADCASTSS constants<>+2016(SB), Y2
+	VANDPS       constants<>+2048(SB), Y0, Y0
 	VCVTDQ2PS    Y0, Y0
 	VFMADD213PS  Y0, Y2, Y1
 	VMOVUPS      Y1, (AX)(BX*4)
@@ -4467,8 +4467,8 @@ tail:
 	VMASKMOVPS   (CX)(BX*4), Y0, Y1
 	VPSRLD       $0x10, Y1, Y2
 	VCVTDQ2PS    Y2, Y2
-	VBROADCASTSS constants<>+1984(SB), Y3
-	VANDPS       constants<>+2016(SB), Y1, Y1
+	VBROADCASTSS constants<>+2016(SB), Y3
+	VANDPS       constants<>+2048(SB), Y1, Y1
 	VCVTDQ2PS    Y1, Y1
 	VFMADD213PS  Y1, Y3, Y2
 	VMASKMOVPS   Y2, Y0, (AX)(BX*4)
@@ -6083,8 +6083,8 @@ TEXT ·philoxAVX512(SB), NOSPLIT, $0-40
 	MOVQ         product+32(FP), DX
 	MOVQ         DX, X0
 	VPBROADCASTQ X0, Z0
-	VBROADCASTSS constants<>+2048(SB), Z1
-	VBROADCASTSS constants<>+2080(SB), Z2
+	VBROADCASTSS constants<>+2080(SB), Z1
+	VBROADCASTSS constants<>+2112(SB), Z2
 	MOVQ         keys+24(FP), DX
 	MOVL         $0x00005555, BX
 	KMOVW        BX, K1
@@ -6364,8 +6364,8 @@ TEXT ·philoxAVX2(SB), NOSPLIT, $0-40
 	MOVQ         product+32(FP), DX
 	MOVQ         DX, X0
 	VPBROADCASTQ X0, Y0
-	VBROADCASTSS constants<>+2048(SB), Y1
-	VBROADCASTSS constants<>+2080(SB), Y2
+	VBROADCASTSS constants<>+2080(SB), Y1
+	VBROADCASTSS constants<>+2112(SB), Y2
 	MOVQ         keys+24(FP), DX
 	MOVQ         $0x000000069288fa98, BX
 	MOVQ         BX, X3
@@ -6786,8 +6786,8 @@ TEXT ·dropoutAVX512(SB), NOSPLIT, $0-72
 	MOVQ         product+64(FP), BX
 	MOVQ         BX, X2
 	VPBROADCASTQ X2, Z2
-	VBROADCASTSS constants<>+2048(SB), Z3
-	VBROADCASTSS constants<>+2080(SB), Z4
+	VBROADCASTSS constants<>+2080(SB), Z3
+	VBROADCASTSS constants<>+2112(SB), Z4
 	MOVQ         keys+56(FP), BX
 	MOVL         $0x00005555, SI
 	KMOVW        SI, K1
@@ -7102,8 +7102,8 @@ TEXT ·dropoutAVX2(SB), NOSPLIT, $0-72
 	MOVQ         product+64(FP), BX
 	MOVQ         BX, X2
 	VPBROADCASTQ X2, Y2
-	VBROADCASTSS constants<>+2048(SB), Y3
-	VBROADCASTSS constants<>+2080(SB), Y4
+	VBROADCASTSS constants<>+2080(SB), Y3
+	VBROADCASTSS constants<>+2112(SB), Y4
 	MOVQ         keys+56(FP), BX
 	MOVQ         $0x000000069288fa98, SI
 	MOVQ         SI, X5
@@ -8911,60 +8911,92 @@ DATA constants<>+1872(SB)/4, $0x3fe1a2da
 DATA constants<>+1876(SB)/4, $0x3fe1a2da
 DATA constants<>+1880(SB)/4, $0x3fe1a2da
 DATA constants<>+1884(SB)/4, $0x3fe1a2da
-DATA constants<>+1888(SB)/4, $0x3d922279
-DATA constants<>+1892(SB)/4, $0x3d922279
-DATA constants<>+1896(SB)/4, $0x3d922279
-DATA constants<>+1900(SB)/4, $0x3d922279
-DATA constants<>+1904(SB)/4, $0x3d922279
-DATA constants<>+1908(SB)/4, $0x3d922279
-DATA constants<>+1912(SB)/4, $0x3d922279
-DATA constants<>+1916(SB)/4, $0x3d922279
-DATA constants<>+1920(SB)/4, $0x3fcc422a
-DATA constants<>+1924(SB)/4, $0x3fcc422a
-DATA constants<>+1928(SB)/4, $0x3fcc422a
-DATA constants<>+1932(SB)/4, $0x3fcc422a
-DATA constants<>+1936(SB)/4, $0x3fcc422a
-DATA constants<>+1940(SB)/4, $0x3fcc422a
-DATA constants<>+1944(SB)/4, $0x3fcc422a
-DATA constants<>+1948(SB)/4, $0x3fcc422a
-DATA constants<>+1952(SB)/4, $0x3ecc422a
-DATA constants<>+1956(SB)/4, $0x3ecc422a
-DATA constants<>+1960(SB)/4, $0x3ecc422a
-DATA constants<>+1964(SB)/4, $0x3ecc422a
-DATA constants<>+1968(SB)/4, $0x3ecc422a
-DATA constants<>+1972(SB)/4, $0x3ecc422a
-DATA constants<>+1976(SB)/4, $0x3ecc422a
-DATA constants<>+1980(SB)/4, $0x3ecc422a
-DATA constants<>+1984(SB)/4, $0x47800000
-DATA constants<>+1988(SB)/4, $0x47800000
-DATA constants<>+1992(SB)/4, $0x47800000
-DATA constants<>+1996(SB)/4, $0x47800000
-DATA constants<>+2000(SB)/4, $0x47800000
-DATA constants<>+2004(SB)/4, $0x47800000
-DATA constants<>+2008(SB)/4, $0x47800000
-DATA constants<>+2012(SB)/4, $0x47800000
-DATA constants<>+2016(SB)/4, $0x0000ffff
-DATA constants<>+2020(SB)/4, $0x0000ffff
-DATA constants<>+2024(SB)/4, $0x0000ffff
-DATA constants<>+2028(SB)/4, $0x0000ffff
-DATA constants<>+2032(SB)/4, $0x0000ffff
-DATA constants<>+2036(SB)/4, $0x0000ffff
-DATA constants<>+2040(SB)/4, $0x0000ffff
-DATA constants<>+2044(SB)/4, $0x0000ffff
-DATA constants<>+2048(SB)/4, $0xd2511f53
-DATA constants<>+2052(SB)/4, $0xd2511f53
-DATA constants<>+2056(SB)/4, $0xd2511f53
-DATA constants<>+2060(SB)/4, $0xd2511f53
-DATA constants<>+2064(SB)/4, $0xd2511f53
-DATA constants<>+2068(SB)/4, $0xd2511f53
-DATA constants<>+2072(SB)/4, $0xd2511f53
-DATA constants<>+2076(SB)/4, $0xd2511f53
-DATA constants<>+2080(SB)/4, $0xcd9e8d57
-DATA constants<>+2084(SB)/4, $0xcd9e8d57
-DATA constants<>+2088(SB)/4, $0xcd9e8d57
-DATA constants<>+2092(SB)/4, $0xcd9e8d57
-DATA constants<>+2096(SB)/4, $0xcd9e8d57
-DATA constants<>+2100(SB)/4, $0xcd9e8d57
-DATA constants<>+2104(SB)/4, $0xcd9e8d57
-DATA constants<>+2108(SB)/4, $0xcd9e8d57
-GLOBL constants<>(SB), RODATA|NOPTR, $2112
+DATA constants<>+1888(SB)/4, $0xbf318000
+DATA constants<>+1892(SB)/4, $0xbf318000
+DATA constants<>+1896(SB)/4, $0xbf318000
+DATA constants<>+1900(SB)/4, $0xbf318000
+DATA constants<>+1904(SB)/4, $0xbf318000
+DATA constants<>+1908(SB)/4, $0xbf318000
+DATA constants<>+1912(SB)/4, $0xbf318000
+DATA constants<>+1916(SB)/4, $0xbf318000
+DATA constants<>+1920(SB)/4, $0x3d922279
+DATA constants<>+1924(SB)/4, $0x3d922279
+DATA constants<>+1928(SB)/4, $0x3d922279
+DATA constants<>+1932(SB)/4, $0x3d922279
+DATA constants<>+1936(SB)/4, $0x3d922279
+DATA constants<>+1940(SB)/4, $0x3d922279
+DATA constants<>+1944(SB)/4, $0x3d922279
+DATA constants<>+1948(SB)/4, $0x3d922279
+DATA constants<>+1952(SB)/4, $0x3fcc422a
+DATA constants<>+1956(SB)/4, $0x3fcc422a
+DATA constants<>+1960(SB)/4, $0x3fcc422a
+DATA constants<>+1964(SB)/4, $0x3fcc422a
+DATA constants<>+1968(SB)/4, $0x3fcc422a
+DATA constants<>+1972(SB)/4, $0x3fcc422a
+DATA constants<>+1976(SB)/4, $0x3fcc422a
+DATA constants<>+1980(SB)/4, $0x3fcc422a
+DATA constants<>+1984(SB)/4, $0x3ecc422a
+DATA constants<>+1988(SB)/4, $0x3ecc422a
+DATA constants<>+1992(SB)/4, $0x3ecc422a
+DATA constants<>+1996(SB)/4, $0x3ecc422a
+DATA constants<>+2000(SB)/4, $0x3ecc422a
+DATA constants<>+2004(SB)/4, $0x3ecc422a
+DATA constants<>+2008(SB)/4, $0x3ecc422a
+DATA constants<>+2012(SB)/4, $0x3ecc422a
+DATA constants<>+2016(SB)/4, $0x47800000
+DATA constants<>+2020(SB)/4, $0x47800000
+DATA constants<>+2024(SB)/4, $0x47800000
+DATA constants<>+2028(SB)/4, $0x47800000
+DATA constants<>+2032(SB)/4, $0x47800000
+DATA constants<>+2036(SB)/4, $0x47800000
+DATA constants<>+2040(SB)/4, $0x47800000
+DATA constants<>+2044(SB)/4, $0x47800000
+DATA constants<>+2048(SB)/4, $0x0000ffff
+DATA constants<>+2052(SB)/4, $0x0000ffff
+DATA constants<>+2056(SB)/4, $0x0000ffff
+DATA constants<>+2060(SB)/4, $0x0000ffff
+DATA constants<>+2064(SB)/4, $0x0000ffff
+DATA constants<>+2068(SB)/4, $0x0000ffff
+DATA constants<>+2072(SB)/4, $0x0000ffff
+DATA constants<>+2076(SB)/4, $0x0000ffff
+DATA constants<>+2080(SB)/4, $0xd2511f53
+DATA constants<>+2084(SB)/4, $0xd2511f53
+DATA constants<>+2088(SB)/4, $0xd2511f53
+DATA constants<>+2092(SB)/4, $0xd2511f53
+DATA constants<>+2096(SB)/4, $0xd2511f53
+DATA constants<>+2100(SB)/4, $0xd2511f53
+DATA constants<>+2104(SB)/4, $0xd2511f53
+DATA constants<>+2108(SB)/4, $0xd2511f53
+DATA constants<>+2112(SB)/4, $0xcd9e8d57
+DATA constants<>+2116(SB)/4, $0xcd9e8d57
+DATA constants<>+2120(SB)/4, $0xcd9e8d57
+DATA constants<>+2124(SB)/4, $0xcd9e8d57
+DATA constants<>+2128(SB)/4, $0xcd9e8d57
+DATA constants<>+2132(SB)/4, $0xcd9e8d57
+DATA constants<>+2136(SB)/4, $0xcd9e8d57
+DATA constants<>+2140(SB)/4, $0xcd9e8d57
+DATA constants<>+2144(SB)/4, $0x00000004
+DATA constants<>+2148(SB)/4, $0x00000004
+DATA constants<>+2152(SB)/4, $0x00000004
+DATA constants<>+2156(SB)/4, $0x00000004
+DATA constants<>+2160(SB)/4, $0x00000004
+DATA constants<>+2164(SB)/4, $0x00000004
+DATA constants<>+2168(SB)/4, $0x00000004
+DATA constants<>+2172(SB)/4, $0x00000004
+DATA constants<>+2176(SB)/4, $0x9e3779b9
+DATA constants<>+2180(SB)/4, $0x9e3779b9
+DATA constants<>+2184(SB)/4, $0x9e3779b9
+DATA constants<>+2188(SB)/4, $0x9e3779b9
+DATA constants<>+2192(SB)/4, $0x9e3779b9
+DATA constants<>+2196(SB)/4, $0x9e3779b9
+DATA constants<>+2200(SB)/4, $0x9e3779b9
+DATA constants<>+2204(SB)/4, $0x9e3779b9
+DATA constants<>+2208(SB)/4, $0xbb67ae85
+DATA constants<>+2212(SB)/4, $0xbb67ae85
+DATA constants<>+2216(SB)/4, $0xbb67ae85
+DATA constants<>+2220(SB)/4, $0xbb67ae85
+DATA constants<>+2224(SB)/4, $0xbb67ae85
+DATA constants<>+2228(SB)/4, $0xbb67ae85
+DATA constants<>+2232(SB)/4, $0xbb67ae85
+DATA constants<>+2236(SB)/4, $0xbb67ae85
+GLOBL constants<>(SB), RODATA|NOPTR, $2240

@@ -19,8 +19,8 @@ var unaries = map[string]func(k *kernel, x vec) vec{
 	"log":      (*kernel).log,
 	"logistic": (*kernel).logistic,
 	"neg":      func(k *kernel, x vec) vec { return k.xor(x, bits(signBit)) },
-	"rsqrt":    func(k *kernel, x vec) vec { return k.div(k.broadcast(float(1)), k.unary(VSQRTPS, x)) },
-	"sqrt":     func(k *kernel, x vec) vec { return k.unary(VSQRTPS, x) },
+	"rsqrt":    func(k *kernel, x vec) vec { return k.div(k.broadcast(float(1)), k.unary(sqrtPS, x)) },
+	"sqrt":     func(k *kernel, x vec) vec { return k.unary(sqrtPS, x) },
 	"tanh":     (*kernel).tanh,
 }
 
@@ -51,7 +51,7 @@ func (k *kernel) exp(x vec, clip bool) vec {
 // expReduce returns n and r with x = n·ln 2 + r.
 func (k *kernel) expReduce(x vec) (n, r vec) {
 	n = k.round(k.mul(x, float(coef.Log2E)))
-	r = k.unary(VMOVAPS, x)
+	r = k.copy(x)
 	k.subMul(r, n, float(coef.Ln2Hi))
 	k.subMul(r, n, float(coef.Ln2Lo))
 	return n, r
@@ -72,21 +72,24 @@ func (k *kernel) expMinus1(r vec) vec {
 	return p
 }
 
-// scale computes x·2^n. With AVX2 it multiplies by two powers of 2, because 2^n itself may not be a
-// normal number.
+// scale computes x·2^n. With AVX2 and NEON it multiplies by two powers of 2, because 2^n itself may
+// not be a normal number.
 func (k *kernel) scale(x, n vec) vec {
 	if k.wide {
 		r := k.reg()
 		VSCALEFPS(n, x, r)
 		return r
 	}
-	all := k.unary(VCVTPS2DQ, n)
-	half := k.shift(VPSRAD, 1, all)
+	all := k.unary(toInt, n)
+	half := k.right(1, all)
 	return k.mul(k.mul(x, k.bitsOfPower2(half)), k.bitsOfPower2(k.subInt(all, half)))
 }
 
 // round rounds to the nearest integer, and ties to even. It raises no floating-point exception.
 func (k *kernel) round(x vec) vec {
+	if k.neon != nil {
+		return k.neon.op(frintn, x)
+	}
 	if k.wide {
 		return k.shift(VRNDSCALEPS, 8, x)
 	}
@@ -97,7 +100,7 @@ func (k *kernel) round(x vec) vec {
 
 // bitsOfPower2 computes 2^n for integers -126 <= n <= 127.
 func (k *kernel) bitsOfPower2(n vec) vec {
-	return k.shift(VPSLLD, 23, k.addInt(n, bits(127)))
+	return k.left(23, k.addInt(n, bits(127)))
 }
 
 // power2 computes 2^n for floats n that are whole numbers, -126 <= n <= 127.
@@ -105,7 +108,7 @@ func (k *kernel) power2(n vec) vec {
 	if k.wide {
 		return k.scale(k.broadcast(float(1)), n)
 	}
-	return k.bitsOfPower2(k.unary(VCVTPS2DQ, n))
+	return k.bitsOfPower2(k.unary(toInt, n))
 }
 
 // log computes the natural logarithm of x.
@@ -117,7 +120,7 @@ func (k *kernel) log(x vec) vec {
 	// After the bits of sqrt(1/2) are subtracted, the bits above the mantissa are the exponent for
 	// which sqrt(1/2) <= m < sqrt(2).
 	above := k.subInt(scaled, float(sqrtHalf))
-	n := k.add(k.unary(VCVTDQ2PS, k.shift(VPSRAD, 23, above)), shift)
+	n := k.add(k.unary(toFloat, k.right(23, above)), shift)
 	f := k.addInt(k.and(above, bits(0x7fffff)), float(sqrtHalf))
 	f = k.sub(f, float(1))
 
@@ -178,8 +181,8 @@ func (k *kernel) gaussian(x vec) (e, cdf vec) {
 	// n·Ln2Hi is exact.
 	half := k.mul(a, float(-0.5))
 	n := k.round(k.mul(k.mul(half, a), float(coef.Log2E)))
-	r := k.mul(n, float(coef.Ln2Hi))
-	VFMSUB231PS(a, half, r)
+	r := k.mul(n, float(-coef.Ln2Hi))
+	k.addMul(r, a, half)
 	k.subMul(r, n, float(coef.Ln2Lo))
 	e = k.scale(k.expReduced(r), n)
 	tail := k.mul(e, ratio)
@@ -219,8 +222,19 @@ func (k *kernel) extreme(a, b vec, op func(...Op), combine func(a vec, b Op) vec
 	return k.choose(k.compare(unordered, a, b), k.add(a, b), combine(forth, back))
 }
 
-func (k *kernel) max(a, b vec) vec { return k.extreme(a, b, VMAXPS, k.and) }
-func (k *kernel) min(a, b vec) vec { return k.extreme(a, b, VMINPS, k.or) }
+func (k *kernel) max(a, b vec) vec {
+	if k.neon != nil {
+		return k.neon.op(fmax, a, b) // as the built-in function
+	}
+	return k.extreme(a, b, VMAXPS, k.and)
+}
+
+func (k *kernel) min(a, b vec) vec {
+	if k.neon != nil {
+		return k.neon.op(fmin, a, b)
+	}
+	return k.extreme(a, b, VMINPS, k.or)
+}
 
 // bools converts the lanes of m to bytes that are 0 or 1.
 func (k *kernel) bools(m mask) vec {
@@ -248,5 +262,5 @@ func (k *kernel) lanesOf(b vec) mask {
 	}
 	y := YMM()
 	VPMOVZXBD(b.AsX(), y)
-	return k.shift(VPSLLD, 31, y) // VBLENDVPS reads the sign bits
+	return k.left(31, y) // VBLENDVPS reads the sign bits
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	. "github.com/mmcloughlin/avo/build"
@@ -38,13 +39,13 @@ func params(slice, scalar []string) string {
 // function.
 func elementwise(name string, names, inputs, scalars []string, portable string, body func(k *kernel, in, s []vec) vec) {
 	wrappers = append(wrappers, wrapper{kernel: name, slices: names, scalar: scalars, formula: portable, portable: portable})
+	narrow := slices.ContainsFunc(names, narrow)
+	if !narrow {
+		defer neonElementwise(name, names, inputs, scalars, body)
+	}
 	begin(name, "("+params(names, scalars)+")", func(k *kernel) {
 		pointers := k.slices(names)
 		n := Load(Param("dst").Len(), GP64()).(reg.GPVirtual)
-		narrow := false
-		for _, p := range pointers {
-			narrow = narrow || p.size < 4
-		}
 		var s []vec
 		for _, name := range scalars {
 			s = append(s, k.scalar(name))

@@ -1,5 +1,5 @@
-// Command asm generates two files of package vector: the assembly for AVX-512 and for AVX2 with
-// FMA, and the Go code that declares and calls it.
+// Command asm generates three files of package vector: the assembly for AVX-512 and for AVX2 with
+// FMA, the assembly for NEON, and the Go code that declares and calls both.
 package main
 
 import (
@@ -25,6 +25,8 @@ func main() {
 	transpose()
 	attention()
 	emitConstants()
+	neonAddLanes()
+	neonAttention()
 	Generate()
 	writeWrappers()
 }
@@ -76,7 +78,7 @@ func arithmetic() {
 	})
 	elementwise("fill", []string{"dst"}, nil, []string{"s"}, "s", func(_ *kernel, _, s []vec) vec { return s[0] })
 	elementwise("expSubScalar", []string{"dst", "x"}, []string{"x"}, []string{"scale", "shift"}, "scalar.Exp(scale*x[i] - shift)", func(k *kernel, in, s []vec) vec {
-		VFMSUB213PS(s[1], s[0], in[0])
+		k.mulSub(in[0], s[0], s[1])
 		return k.exp(in[0], true)
 	})
 	elementwise("gelu", []string{"dst", "x"}, []string{"x"}, nil, "scalar.GELU(x[i])", func(k *kernel, in, _ []vec) vec { return k.gelu(in[0]) })
@@ -117,21 +119,24 @@ func conversions() {
 	convert("fromBFloat16", "uint16", "bfloat16.FromBits(src[i]).Float32()", func(k *kernel, x vec) vec {
 		r := k.reg()
 		VPMOVZXWD(k.half(x), r)
-		return k.shift(VPSLLD, 16, r)
+		return k.left(16, r)
 	})
 	convert("fromUint8", "uint8", "float32(src[i])", func(k *kernel, x vec) vec {
 		r := k.reg()
 		VPMOVZXBD(x.AsX(), r)
-		return k.unary(VCVTDQ2PS, r)
+		return k.unary(toFloat, r)
 	})
-	convert("fromInt32", "int32", "float32(src[i])", func(k *kernel, x vec) vec { return k.unary(VCVTDQ2PS, x) })
+	convert("fromInt32", "int32", "float32(src[i])", func(k *kernel, x vec) vec { return k.unary(toFloat, x) })
 	convert("fromUint32", "uint32", "float32(src[i])", func(k *kernel, x vec) vec {
 		if k.wide {
-			return k.unary(VCVTUDQ2PS, x)
+			return k.unary(operation{avx: VCVTUDQ2PS}, x)
+		}
+		if k.neon != nil {
+			return k.neon.op(ucvtf, x)
 		}
 		// The conversion of both halves is exact. Their sum is rounded once.
-		high := k.unary(VCVTDQ2PS, k.shift(VPSRLD, 16, x))
-		k.mulAdd(high, k.broadcast(float(0x1p16)), k.unary(VCVTDQ2PS, k.and(x, bits(0xffff))))
+		high := k.unary(toFloat, k.shift(VPSRLD, 16, x))
+		k.mulAdd(high, k.broadcast(float(0x1p16)), k.unary(toFloat, k.and(x, bits(0xffff))))
 		return high
 	})
 }
@@ -140,17 +145,23 @@ func conversions() {
 func reductions() {
 	zero := (*kernel).zero
 	add := func(a, b, dst Op) { VADDPS(a, b, dst) }
-	reduction("sum", []string{"a"}, nil, zero, func(k *kernel, acc vec, in, _ []vec) { VADDPS(in[0], acc, acc) }, add, nil)
-	reduction("dot", []string{"a", "b"}, nil, zero, func(k *kernel, acc vec, in, _ []vec) { k.addMul(acc, in[0], in[1]) }, add, nil)
-	reduction("sumCentered2", []string{"x"}, []string{"mean"}, zero, func(k *kernel, acc vec, in, s []vec) {
+	sums := func(name string, names, scalars []string, body func(k *kernel, acc vec, in, s []vec)) {
+		reduction(name, names, scalars, zero, body, add, nil)
+		neonReduction(name, names, scalars, body)
+	}
+	sums("sum", []string{"a"}, nil, func(k *kernel, acc vec, in, _ []vec) { k.accumulate(acc, in[0]) })
+	sums("dot", []string{"a", "b"}, nil, func(k *kernel, acc vec, in, _ []vec) { k.addMul(acc, in[0], in[1]) })
+	sums("sumCentered2", []string{"x"}, []string{"mean"}, func(k *kernel, acc vec, in, s []vec) {
 		d := k.present(k.sub(in[0], s[0]), k.zero)
 		k.addMul(acc, d, d)
-	}, add, nil)
-	reduction("centeredDot", []string{"dy", "x"}, []string{"mean"}, zero, func(k *kernel, acc vec, in, s []vec) {
+	})
+	sums("centeredDot", []string{"dy", "x"}, []string{"mean"}, func(k *kernel, acc vec, in, s []vec) {
 		k.addMul(acc, in[0], k.sub(in[1], s[0]))
-	}, add, nil)
+	})
 	extreme("maxOf", math.Inf(-1), VMAXPS)
+	neonExtreme("maxOf", math.Inf(-1), fmax, fmaxp)
 	extreme("minOf", math.Inf(1), VMINPS)
+	neonExtreme("minOf", math.Inf(1), fmin, fminp)
 
 	elementwise("addRows4", []string{"dst", "a", "b", "c", "d"}, []string{"dst", "a", "b", "c", "d"}, nil, "dst[i] + a[i] + b[i] + c[i] + d[i]", func(k *kernel, in, _ []vec) vec {
 		return k.add(k.add(k.add(k.add(in[0], in[1]), in[2]), in[3]), in[4])

@@ -13,7 +13,10 @@ import (
 
 // constant is a constant of 32 bits in memory. It is stored 8 times to fill an AVX2 vector. AVX-512
 // broadcasts the first copy.
-type constant struct{ Mem }
+type constant struct {
+	Mem
+	bits uint32
+}
 
 // constants lists the constants in use.
 var constants []uint32
@@ -25,7 +28,7 @@ func bits(v uint32) constant {
 		i = len(constants)
 		constants = append(constants, v)
 	}
-	return constant{NewDataAddr(NewStaticSymbol("constants"), 32*i)}
+	return constant{NewDataAddr(NewStaticSymbol("constants"), 32*i), v}
 }
 
 // float returns the constant with the value v.

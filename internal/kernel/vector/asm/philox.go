@@ -11,6 +11,8 @@ const (
 	philoxRounds = 10
 	philoxMul0   = 0xd2511f53
 	philoxMul1   = 0xcd9e8d57
+	philoxKey0   = 0x9e3779b9
+	philoxKey1   = 0xbb67ae85
 
 	// philoxGroups is the number of groups of blocks that are computed at the same time. A round
 	// needs the products of the round before, so a single group would wait for each product.
@@ -52,6 +54,7 @@ type generator struct {
 // of the written function is philoxMul0 times the low word of the counter of the first block. The
 // low word must not overflow before the last block.
 func random(name string, first map[bool]Mem, names, scalars []string, body func(k *kernel, words vec, in, s []vec) vec) {
+	defer neonRandom(name, names, scalars, body)
 	begin(name, "("+params(names, scalars)+", keys *[20]uint32, product uint64)", func(k *kernel) {
 		pointers := k.slices(names)
 		n := Load(Param("dst").Len(), GP64()).(reg.GPVirtual)
@@ -196,6 +199,9 @@ func (g *generator) xor3(a, b vec, key Mem) vec {
 // kept computes s[0] in the lanes whose words, as unsigned numbers, are at least s[1]. Other lanes
 // are 0.
 func (k *kernel) kept(words vec, s []vec) vec {
+	if k.neon != nil {
+		return k.and(k.neon.op(cmhs, words, s[1]), s[0])
+	}
 	r := k.reg()
 	if k.wide {
 		m := K()

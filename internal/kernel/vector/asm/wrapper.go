@@ -70,13 +70,17 @@ func (w wrapper) write(b *bytes.Buffer) {
 		}
 		fmt.Fprintf(b, "%s = %s\n", strings.Join(names, ", "), strings.Join(cut, ", "))
 	}
-	from := "i := range dst"
-	if slices.ContainsFunc(w.slices, narrow) {
-		from = "i := done; i < len(dst); i++"
-		fmt.Fprintf(b, "done := 0\nswitch level {\ncase avx512:\n%sAVX512%s\nreturn\ncase avx2:\n%sAVX2%s\ndone = len(dst) &^ 7 // whole vectors only\n}\n", w.kernel, call, w.kernel, call)
-	} else {
-		fmt.Fprintf(b, "switch level {\ncase avx512:\n%sAVX512%s\nreturn\ncase avx2:\n%sAVX2%s\nreturn\n}\n", w.kernel, call, w.kernel, call)
+	narrow := slices.ContainsFunc(w.slices, narrow)
+	from, end := "i := range dst", "return"
+	if narrow {
+		from, end = "i := done; i < len(dst); i++", "done = len(dst) &^ 7 // whole vectors only"
+		b.WriteString("done := 0\n")
 	}
+	fmt.Fprintf(b, "switch {\ncase amd64 && level == avx512:\n%sAVX512%s\nreturn\ncase amd64 && level == avx2:\n%sAVX2%s\n%s\n", w.kernel, call, w.kernel, call, end)
+	if !narrow {
+		fmt.Fprintf(b, "case arm64 && level == neon:\n%sNEON%s\nreturn\n", w.kernel, call)
+	}
+	b.WriteString("}\n")
 	if w.table != "" {
 		fmt.Fprintf(b, "t := %s\n", w.table)
 	}
@@ -136,6 +140,7 @@ import (
 		w.write(&b)
 	}
 	b.Write(declarations)
+	writeNEON(strings.Replace(flag.Lookup("out").Value.String(), "amd64", "arm64", 1), &b)
 	src, err := format.Source(b.Bytes())
 	if err != nil {
 		log.Fatalf("formatting %s: %v", file, err)
