@@ -5,23 +5,25 @@ import (
 	"testing"
 )
 
-// BenchmarkL1 measures each function on 1024 elements, which stay in the first-level cache. It
-// reports elements per nanosecond.
-func BenchmarkL1(b *testing.B) {
-	const n = 1024
+// benchmark is a call of a function on 1024 elements, which stay in the first-level cache.
+type benchmark struct {
+	name string
+	f    func()
+}
+
+// benchmarks returns one benchmark for each function.
+func benchmarks() []benchmark {
+	const n = l1
 	x, y, z, dst := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
 	mask, words, halves, small := make([]bool, n), make([]uint32, n), make([]uint16, n), make([]uint8, n)
-	ints := make([]int32, n)
+	ints, lse, grad := make([]int32, n), make([]float32, n), make([]float32, n)
 	for i := range n {
 		x[i], y[i], z[i] = float32(i%97)/16-3, float32(i%89)/16-2, float32(i%83)/16+0.5
 		mask[i] = i%3 == 0
 	}
 	var key [2]uint32
 	var counter [4]uint32
-	for _, test := range []struct {
-		name string
-		f    func()
-	}{
+	return []benchmark{
 		{"Add", func() { Add(dst, x, y) }},
 		{"Div", func() { Div(dst, x, z) }},
 		{"Max", func() { Max(dst, x, y) }},
@@ -45,6 +47,12 @@ func BenchmarkL1(b *testing.B) {
 		{"sumCentered2", func() { sumCentered2(x, 1) }},
 		{"MaxOf", func() { MaxOf(x) }},
 		{"SoftmaxRow", func() { SoftmaxRow(dst, x, 0.125) }},
+		{"SoftmaxRows", func() { copy(dst, x); SoftmaxRows(dst, lse[:8], 128, 0.125, Addend{}, Addend{}) }},
+		{"SoftmaxGradRows", func() {
+			copy(dst, x)
+			copy(grad, y)
+			SoftmaxGradRows(dst, grad, lse[:8], z, 128, 0.125, Addend{}, Addend{})
+		}},
 		{"LayerNormRow", func() { LayerNormRow(dst, x, y, z, 1e-6) }},
 		{"LayerNormGradRow", func() { LayerNormGradRow(dst, x, y, 1, 2) }},
 		{"AddRows", func() { AddRows(dst[:32], x, 32, 32, 32) }},
@@ -56,13 +64,21 @@ func BenchmarkL1(b *testing.B) {
 		{"Philox", func() { Philox(words, key, counter) }},
 		{"Dropout", func() { Dropout(dst, x, 1.25, 1<<31, key, counter) }},
 		{"Transpose", func() { Transpose(dst, 32, x, 32, 32, 32) }},
-	} {
+	}
+}
+
+// l1 is the number of elements of [benchmarks].
+const l1 = 1024
+
+// BenchmarkL1 measures each function. It reports elements per nanosecond.
+func BenchmarkL1(b *testing.B) {
+	for _, test := range benchmarks() {
 		eachLevel(func() {
 			b.Run(test.name+"/"+levelName(), func(b *testing.B) {
 				for b.Loop() {
 					test.f()
 				}
-				b.ReportMetric(n/float64(b.Elapsed().Nanoseconds())*float64(b.N), "elements/ns")
+				b.ReportMetric(l1/float64(b.Elapsed().Nanoseconds())*float64(b.N), "elements/ns")
 			})
 		})
 	}
