@@ -43,21 +43,32 @@ func dotsPortable(t *tile) {
 	t.writeBack(0, acc[:t.n])
 }
 
-// writeBack stores row i of a tile from its sums.
+// writeBack stores row i of a tile from its sums, which it changes.
 func (t *tile) writeBack(i int, sums []float32) {
-	for j, sum := range sums {
-		v := t.alpha * sum
-		if t.src != nil {
-			v += t.gamma * *(*float32)(unsafe.Add(t.src, i*t.lds+4*j))
-		}
-		if t.bias != nil {
-			v += *(*float32)(unsafe.Add(t.bias, 4*j))
-		}
-		if t.residual != nil {
-			v += *(*float32)(unsafe.Add(t.residual, i*t.ldr+4*j))
-		}
-		*(*float32)(unsafe.Add(t.dst, i*t.ldd+4*j)) = v
+	for j := range sums {
+		sums[j] *= t.alpha
 	}
+	if t.src != nil {
+		for j, v := range t.row(t.src, i*t.lds) {
+			sums[j] += t.gamma * v
+		}
+	}
+	if t.bias != nil {
+		for j, v := range t.row(t.bias, 0) {
+			sums[j] += v
+		}
+	}
+	if t.residual != nil {
+		for j, v := range t.row(t.residual, i*t.ldr) {
+			sums[j] += v
+		}
+	}
+	copy(t.row(t.dst, i*t.ldd), sums)
+}
+
+// row returns the n numbers at the given offset in bytes.
+func (t *tile) row(p unsafe.Pointer, offset int) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Add(p, offset)), t.n)
 }
 
 // packPortable writes dst[p*width+l] = src[l*sl+p*sk] for n lanes l and k steps p.
