@@ -7,6 +7,7 @@ type isa int
 
 const (
 	portable isa = iota
+	neon
 	avx2
 	avx512
 )
@@ -62,22 +63,34 @@ func tilePortable(t *tile, run int) {
 	for i := range t.rows {
 		for j := range t.cols {
 			dst := (*[portableLanes]float32)(unsafe.Add(t.dst, i*t.dstRow+j*t.dstCol))
-			var sum [portableLanes]float32
-			if t.add != 0 {
-				sum = *dst
+			for half := 0; half < portableLanes; half += 8 {
+				addHalf((*[8]float32)(dst[half:]), unsafe.Add(t.src, i*t.pitch+4*portableLanes*j+4*half), unsafe.Add(t.kernel, 4*half), offsets, run, t.add != 0)
 			}
-			for tap, offset := range offsets {
-				for r := range run {
-					x := (*[portableLanes]float32)(unsafe.Add(t.src, offset+i*t.pitch+4*portableLanes*(j+r)))
-					k := (*[portableLanes]float32)(unsafe.Add(t.kernel, 4*portableLanes*(tap*run+r)))
-					for c, v := range x {
-						sum[c] += v * k[c]
-					}
-				}
-			}
-			*dst = sum
 		}
 	}
+}
+
+// addHalf computes eight channels of one pixel. Eight sums fit the registers of every processor.
+func addHalf(dst *[8]float32, src, kernel unsafe.Pointer, offsets []int, run int, add bool) {
+	var s0, s1, s2, s3, s4, s5, s6, s7 float32
+	if add {
+		s0, s1, s2, s3, s4, s5, s6, s7 = dst[0], dst[1], dst[2], dst[3], dst[4], dst[5], dst[6], dst[7]
+	}
+	for tap, offset := range offsets {
+		for r := range run {
+			x := (*[8]float32)(unsafe.Add(src, offset+4*portableLanes*r))
+			k := (*[8]float32)(unsafe.Add(kernel, 4*portableLanes*(tap*run+r)))
+			s0 += x[0] * k[0]
+			s1 += x[1] * k[1]
+			s2 += x[2] * k[2]
+			s3 += x[3] * k[3]
+			s4 += x[4] * k[4]
+			s5 += x[5] * k[5]
+			s6 += x[6] * k[6]
+			s7 += x[7] * k[7]
+		}
+	}
+	*dst = [8]float32{s0, s1, s2, s3, s4, s5, s6, s7}
 }
 
 // gatherPortable copies n pixels to blocks. A pixel has 1 to portableLanes channels, and the other
