@@ -22,10 +22,15 @@
 	VFMLA V25.S4, a.S4, y.S4 \
 	VFMLA V26.S4, a.S4, z.S4
 
-// ROW broadcasts one element of the strip to all lanes of a and multiplies it by a row of the panel.
-#define ROW(a, x, y, z) \
-	VLD1R.P 4(R1), [a.S4] \
-	MULADD3(a, x, y, z)
+// The assembler of Go has no multiply-add by one element of a vector. FMLAE adds the product of the
+// vector n and of element i of the vector m to the vector d.
+#define FMLAE(n, m, i, d) WORD $(0x4f801000|(i&1)<<21|(i>>1)<<11|m<<16|n<<5|d)
+
+// ROW multiplies element i of the vector a by a row of the panel.
+#define ROW(a, i, x, y, z) \
+	FMLAE(24, a, i, x) \
+	FMLAE(25, a, i, y) \
+	FMLAE(26, a, i, z)
 
 // func sumsNEON(sums *[96]float32, a, b unsafe.Pointer, ldb, k int, add bool)
 TEXT ·sumsNEON(SB), NOSPLIT, $0-41
@@ -51,16 +56,17 @@ previous:
 	CBZ    R4, store
 
 step:
-	VLD1 (R2), [V24.S4, V25.S4, V26.S4]
-	ADD  R3, R2
-	ROW(V27, V0, V1, V2)
-	ROW(V28, V3, V4, V5)
-	ROW(V29, V6, V7, V8)
-	ROW(V30, V9, V10, V11)
-	ROW(V27, V12, V13, V14)
-	ROW(V28, V15, V16, V17)
-	ROW(V29, V18, V19, V20)
-	ROW(V30, V21, V22, V23)
+	VLD1   (R2), [V24.S4, V25.S4, V26.S4]
+	ADD    R3, R2
+	VLD1.P 32(R1), [V27.S4, V28.S4]
+	ROW(27, 0, 0, 1, 2)
+	ROW(27, 1, 3, 4, 5)
+	ROW(27, 2, 6, 7, 8)
+	ROW(27, 3, 9, 10, 11)
+	ROW(28, 0, 12, 13, 14)
+	ROW(28, 1, 15, 16, 17)
+	ROW(28, 2, 18, 19, 20)
+	ROW(28, 3, 21, 22, 23)
 	SUB  $1, R4
 	CBNZ R4, step
 
