@@ -1525,6 +1525,9 @@ func dropoutNEON(dst []float32, x []float32, scale float32, threshold uint32, k0
 func addLanesNEON(lane *[64]float32) float32
 
 //go:noescape
+func transpose4NEON(dst []float32, ldd int, src *float32, lds int, blocks int)
+
+//go:noescape
 func softmaxRowsNEON(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
 
 //go:noescape

@@ -21,10 +21,16 @@ func Transpose(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 // transposeTile does the same as Transpose for a tile that stays in the first-level cache.
 func transposeTile(dst []float32, ldd int, src []float32, lds int, rows, cols int) {
 	i, whole := 0, 0 // the assembly has transposed whole columns of the first i rows
-	if amd64 && level != portable && cols >= 8 {
+	switch {
+	case amd64 && level != portable && cols >= 8:
 		whole = cols &^ 7
 		for ; i+8 <= rows; i += 8 {
 			transpose8(dst[i:], ldd, src[i*lds:], lds, whole/8)
+		}
+	case arm64 && level == neon && cols >= 4:
+		whole = cols &^ 3
+		for ; i+4 <= rows; i += 4 {
+			transpose4NEON(dst[i:], 4*ldd, &src[i*lds], 4*lds, whole/4)
 		}
 	}
 	for r := range rows {

@@ -11,7 +11,7 @@
 //
 // Each function has a version for AVX-512, a version for AVX2 with FMA, and a portable version in
 // Go. Functions of float32 numbers also have a version for NEON, the vectors of arm64; comparisons,
-// selections by a mask, [Transpose] and conversions from 8 and 16 bits do not. The program chooses
+// selections by a mask, and conversions from 8 and 16 bits do not. The program chooses
 // the version when it starts, from the features of the processor.
 //
 // The element-wise functions are generated. Package scalar holds one table for each kind:

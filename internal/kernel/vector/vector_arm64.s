@@ -4766,6 +4766,42 @@ TEXT ·addLanesNEON(SB), NOSPLIT, $0-12
 	FMOVS F0, ret+8(FP)
 	RET
 
+// func transpose4NEON(dst []float32, ldd int, src *float32, lds int, blocks int)
+TEXT ·transpose4NEON(SB), NOSPLIT, $0-56
+	MOVD $constants<>(SB), R25
+	MOVD dst_base+0(FP), R0
+	MOVD ldd+24(FP), R1
+	MOVD blocks+48(FP), R2
+	MOVD src+32(FP), R3
+	MOVD lds+40(FP), R4
+	ADD R4, R3, R5
+	ADD R4, R5, R6
+	ADD R4, R6, R7
+l1:
+	FMOVQ.P 16(R3), F0
+	FMOVQ.P 16(R5), F1
+	FMOVQ.P 16(R6), F2
+	FMOVQ.P 16(R7), F3
+	WORD $0x4e823804 // zip1 v4.4s, v0.4s, v2.4s
+	WORD $0x4e833825 // zip1 v5.4s, v1.4s, v3.4s
+	WORD $0x4e853886 // zip1 v6.4s, v4.4s, v5.4s
+	FMOVQ F6, (R0)
+	ADD R1, R0
+	WORD $0x4e857884 // zip2 v4.4s, v4.4s, v5.4s
+	FMOVQ F4, (R0)
+	ADD R1, R0
+	WORD $0x4e827800 // zip2 v0.4s, v0.4s, v2.4s
+	WORD $0x4e837821 // zip2 v1.4s, v1.4s, v3.4s
+	WORD $0x4e813802 // zip1 v2.4s, v0.4s, v1.4s
+	FMOVQ F2, (R0)
+	ADD R1, R0
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	FMOVQ F0, (R0)
+	ADD R1, R0
+	SUBS $1, R2
+	BGT l1
+	RET
+
 // func softmaxRowsNEON(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
 TEXT ·softmaxRowsNEON(SB), NOSPLIT, $0-148
 	MOVD $constants<>(SB), R25

@@ -26,6 +26,7 @@ func main() {
 	attention()
 	emitConstants()
 	neonAddLanes()
+	neonTranspose()
 	neonAttention()
 	Generate()
 	writeWrappers()

@@ -441,6 +441,11 @@ func (f *neon) allocate() map[reg.ID]int {
 		if l.writes {
 			sources = l.regs[1:]
 		}
+		for _, s := range sources {
+			if first[s.ID()] == i && !(l.writes && s.ID() == l.regs[0].ID()) {
+				log.Fatalf("generating %s: an instruction reads a register that nothing has set; a method of kernel has no form for NEON", f.name)
+			}
+		}
 		take := func(id reg.ID, r int) { number[id], user[r], used[r] = r, id, true }
 		if l.writes && first[l.regs[0].ID()] == i {
 			if l.op == orrV && l.regs[1] == l.regs[2] && last[l.regs[1].ID()] == i {

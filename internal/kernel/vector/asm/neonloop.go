@@ -192,6 +192,31 @@ func neonExtreme(name string, neutral float64, op, pair encoding) {
 	f.result(f.extremeOf(acc, op, pair))
 }
 
+// neonTranspose writes the function that transposes 4 rows with 4·blocks columns, one block of 4 ×
+// 4 after the other. The strides are in bytes, and blocks is at least 1.
+func neonTranspose() {
+	f := neonKernel("transpose4", []string{"dst"}, []string{"ldd int", "src *float32", "lds int", "blocks int"}, false).neon
+	dst, ldd, blocks := f.param("dst_base"), f.param("ldd"), f.param("blocks")
+	src, lds := [4]string{f.param("src")}, f.param("lds")
+	for i := range 3 {
+		src[i+1] = f.gp()
+		f.raw("\tADD %s, %s, %s", lds, src[i], src[i+1])
+	}
+	f.loop(fmt.Sprintf("SUBS $1, %s\n\tBGT LOOP", blocks), func() {
+		var row [4]vec
+		for i := range row {
+			row[i] = f.load(fmt.Sprintf("16(%s)", src[i]), ".P")
+		}
+		for _, zip := range []encoding{zip1, zip2} {
+			even, odd := f.op(zip, row[0], row[2]), f.op(zip, row[1], row[3])
+			for _, zip := range []encoding{zip1, zip2} {
+				f.store(f.op(zip, even, odd), fmt.Sprintf("(%s)", dst), "")
+				f.raw("\tADD %s, %s", ldd, dst)
+			}
+		}
+	})
+}
+
 // neonMatrix generates loops over the rows of matrices, in units of 16 columns.
 type neonMatrix struct {
 	*kernel
