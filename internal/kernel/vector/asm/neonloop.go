@@ -107,24 +107,30 @@ func neonReduction(name string, names, scalars []string, body func(k *kernel, ac
 		}
 		body(k, acc[j], in, s)
 	}
-	f.raw("\tSUBS $64, %s", n)
+	f.folds(n, len(acc), fold)
+	for j := range acc {
+		f.store(acc[j], fmt.Sprintf("%d(%s)", 16*j, lane), "")
+	}
+}
+
+// folds writes the loop of a reduction with several accumulators. n is the register with the number
+// of elements, a multiple of 4, and fold adds the next 4 elements to accumulator j.
+func (f *neon) folds(n string, accumulators int, fold func(j int)) {
+	f.raw("\tSUBS $%d, %s", 4*accumulators, n)
 	f.raw("\tBLT tail")
-	f.loop(fmt.Sprintf("SUBS $64, %s\n\tBGE LOOP", n), func() {
-		for j := range acc {
+	f.loop(fmt.Sprintf("SUBS $%d, %s\n\tBGE LOOP", 4*accumulators, n), func() {
+		for j := range accumulators {
 			fold(j)
 		}
 	})
 	f.raw("tail:")
-	f.raw("\tADD $64, %s", n)
-	for j := range len(acc) - 1 {
+	f.raw("\tADD $%d, %s", 4*accumulators, n)
+	for j := range accumulators - 1 {
 		f.raw("\tSUBS $4, %s", n)
 		f.raw("\tBLT done")
 		fold(j)
 	}
 	f.raw("done:")
-	for j := range acc {
-		f.store(acc[j], fmt.Sprintf("%d(%s)", 16*j, lane), "")
-	}
 }
 
 // neonAddLanes writes the function that adds the lanes of a reduction, in the order of addLanes.
@@ -174,21 +180,7 @@ func neonExtreme(name string, neutral float64, op, pair encoding) {
 		acc[i] = f.source(float(float32(neutral)))
 	}
 	fold := func(j int) { f.set(op, acc[j], f.load(fmt.Sprintf("16(%s)", p), ".P"), acc[j]) }
-	f.raw("\tSUBS $16, %s", n)
-	f.raw("\tBLT tail")
-	f.loop(fmt.Sprintf("SUBS $16, %s\n\tBGE LOOP", n), func() {
-		for j := range acc {
-			fold(j)
-		}
-	})
-	f.raw("tail:")
-	f.raw("\tADD $16, %s", n)
-	for j := range len(acc) - 1 {
-		f.raw("\tSUBS $4, %s", n)
-		f.raw("\tBLT done")
-		fold(j)
-	}
-	f.raw("done:")
+	f.folds(n, len(acc), fold)
 	f.result(f.extremeOf(acc, op, pair))
 }
 
