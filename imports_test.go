@@ -21,6 +21,7 @@ var imports = []struct {
 }{
 	{"progress", nil},
 	{"internal/atomicfile", nil},
+	{"internal/cputime", nil},
 	{"internal/jpeg", nil},
 	{"internal/labelsplit", nil},
 	{"internal/moduleroot", nil},

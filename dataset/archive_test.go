@@ -23,6 +23,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sptune/spt/internal/cputime"
 )
 
 // archiveData holds the same images in many forms; make.py in it writes them with other programs.
@@ -520,14 +522,14 @@ func BenchmarkSources(b *testing.B) {
 		} {
 			b.Run(name+"/"+work.name, func(b *testing.B) {
 				b.ReportAllocs()
-				images, began := 0, processorTime(b)
+				images, began := 0, cputime.Used(b)
 				for b.Loop() {
 					if err := work.do(d.Train[order[images%len(order)]]); err != nil {
 						b.Fatal(err)
 					}
 					images++
 				}
-				b.ReportMetric(float64(images)/(processorTime(b)-began).Seconds(), "images/cpu-s")
+				b.ReportMetric(float64(images)/(cputime.Used(b)-began).Seconds(), "images/cpu-s")
 			})
 		}
 	}

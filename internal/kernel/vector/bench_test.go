@@ -3,6 +3,8 @@ package vector
 import (
 	"fmt"
 	"testing"
+
+	"github.com/sptune/spt/internal/cputime"
 )
 
 // benchmark is a call of a function on 1024 elements, which stay in the first-level cache.
@@ -76,12 +78,12 @@ func BenchmarkL1(b *testing.B) {
 	for _, test := range benchmarks() {
 		eachLevel(func() {
 			b.Run(test.name+"/"+levelName(), func(b *testing.B) {
-				began := processorTime(b)
+				began := cputime.Used(b)
 				for b.Loop() {
 					test.f()
 				}
 				elements := l1 * float64(b.N)
-				b.ReportMetric(float64(processorTime(b)-began)/elements, "cpu-ns/element")
+				b.ReportMetric(float64(cputime.Used(b)-began)/elements, "cpu-ns/element")
 				b.ReportMetric(elements/float64(b.Elapsed().Nanoseconds()), "elements/ns")
 			})
 		})

@@ -1,4 +1,4 @@
-package dataset
+package cputime
 
 import (
 	"testing"
@@ -7,9 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processorTime returns the processor time that the process has used. Unlike the time that has
-// passed, it hardly depends on other programs.
-func processorTime(b *testing.B) time.Duration {
+func used(b *testing.B) time.Duration {
 	b.Helper()
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t); err != nil {
