@@ -81,9 +81,6 @@ type Start struct {
 	SeenTest *int `json:"seen_test,omitempty"`
 }
 
-// parquetLayout is the layout whose images have no names.
-const parquetLayout = "parquet"
-
 // Start returns how the delta that o.FromDelta names compares with the data of the task. A delta
 // from which the run cannot start is a [*run.OptionError].
 func (t *Task) Start(ctx context.Context, o run.TuneOptions) (*Start, error) {
@@ -105,7 +102,7 @@ func (t *Task) Start(ctx context.Context, o run.TuneOptions) (*Start, error) {
 		}
 	}
 	folder, c, err := run.Open(o.FromDelta)
-	if err != nil || !run.IsDataPath(c.Data.Path) || c.Data.Layout == parquetLayout || t.data.Layout == parquetLayout {
+	if err != nil || !run.IsDataPath(c.Data.Path) || c.Data.Layout == dataset.LayoutParquet || t.data.Layout == dataset.LayoutParquet {
 		return s, ctx.Err()
 	}
 	before, err := c.Data.Open(ctx, nil)

@@ -60,7 +60,8 @@ type layout struct {
 
 // The names of layouts that are chosen without recognition.
 const (
-	layoutParquet    = "parquet"
+	// LayoutParquet is the layout of images that are rows of parquet files and have no names.
+	LayoutParquet    = "parquet"
 	layoutWebDataset = "webdataset"
 )
 
@@ -98,7 +99,7 @@ func layouts() []layout {
 			read:        readFewShot,
 		},
 		{
-			name:        layoutParquet,
+			name:        LayoutParquet,
 			description: "Hugging Face data sets: parquet files that hold images and labels",
 			signs:       "*.parquet in the folder or in data",
 			recognise:   recogniseParquet,

@@ -97,11 +97,11 @@ func ChooseShards(files []string, card []byte, config string) (Shards, error) {
 // OpenShards opens the parquet files of a data set below the folder root, as [Open] opens a folder
 // of the layout parquet. name is the value of Dataset.Name.
 func OpenShards(ctx context.Context, root, name string, s Shards, o OpenOptions) (*Dataset, error) {
-	if o.Layout != "" && o.Layout != layoutParquet {
-		return nil, fmt.Errorf("opening data set %s: it consists of parquet files, so the layout is %s, not %s", name, layoutParquet, o.Layout)
+	if o.Layout != "" && o.Layout != LayoutParquet {
+		return nil, fmt.Errorf("opening data set %s: it consists of parquet files, so the layout is %s, not %s", name, LayoutParquet, o.Layout)
 	}
 	src := source{OpenOptions: o, at: disk{}, root: root, name: name, shards: &parquetSet{config: s.Config, unread: s.Unread}}
-	src.Layout = layoutParquet
+	src.Layout = LayoutParquet
 	for i, files := range [][]string{s.Train, s.Val, s.Test} {
 		for _, f := range files {
 			src.shards.files[i] = append(src.shards.files[i], filepath.Join(root, filepath.FromSlash(f)))
