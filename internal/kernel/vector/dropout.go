@@ -40,6 +40,9 @@ func dropoutGo(dst, x []float32, scale float32, threshold uint32, key [2]uint32,
 		dst[2] = x[2] * kept(w2, scale, threshold)
 		dst[3] = x[3] * kept(w3, scale, threshold)
 	}
+	if len(dst) == 0 {
+		return
+	}
 	block := philoxBlock(key, [4]uint32{c, counter[1], counter[2], counter[3]})
 	for i := range dst {
 		dst[i] = x[i] * kept(block[i], scale, threshold)
