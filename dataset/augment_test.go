@@ -503,7 +503,7 @@ func TestAugmentCache(t *testing.T) {
 		{19, 500, 19, 500, 0.25}, {8, 9, 8, 9, 0.25},
 	} {
 		transform.Augment.CropScale[0] = c.scale
-		m, err := transform.resize(pattern(c.w, c.h))
+		m, err := transform.resize(pattern(c.w, c.h), frame{0, 0, float64(c.w), float64(c.h)})
 		if err != nil || m.Width != c.wantW || m.Height != c.wantH {
 			t.Errorf("%d×%d, smallest crop %g: error %v, %d×%d, want %d×%d", c.w, c.h, c.scale, err, m.Width, m.Height, c.wantW, c.wantH)
 		}
@@ -588,7 +588,7 @@ func BenchmarkAugment(b *testing.B) {
 	}{{"none", Augment{}}, {"light", light}, {"strong", strong}, {"jitter", jitter}} {
 		b.Run(c.name, func(b *testing.B) {
 			t := Transform{Size: size, HorizontalFlip: true, Augment: c.a}
-			m, err := t.resize(pattern(640, 480))
+			m, err := t.resize(pattern(640, 480), frame{0, 0, 640, 480})
 			if err != nil {
 				b.Fatal(err)
 			}

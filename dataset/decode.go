@@ -53,17 +53,21 @@ type format struct {
 	size   func([]byte) (width, height int, err error)
 	decode func([]byte) (*RGB, error)
 	deep   func([]byte) bool // whether a channel has 16 bits; nil: never
+
+	// reduce decodes the image with the width and the height divided by 2, 4 or 8 and rounded up.
+	// Nil: the format does not allow it.
+	reduce func(data []byte, denominator int) (*RGB, error)
 }
 
 // formats lists the supported formats.
 var formats = []format{
-	{"jpeg", []string{"\xff\xd8\xff"}, jpeg.Size, decodeJPEG, nil},
-	{"png", []string{pngSignature}, pngSize, decodePNG, deepPNG},
-	{"gif", []string{"GIF87a", "GIF89a"}, gifSize, decodeGIF, nil},
-	{"webp", []string{"RIFF????WEBPVP8"}, webpSize, decodeWebP, nil},
-	{"bmp", []string{"BM"}, bmpSize, decodeBMP, nil},
-	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b"}, tiffSize, decodeTIFF, deepTIFF},
-	{"pnm", []string{"P5", "P6"}, pnmSize, decodePNM, nil},
+	{"jpeg", []string{"\xff\xd8\xff"}, jpeg.Size, decodeJPEG, nil, reduceJPEG},
+	{"png", []string{pngSignature}, pngSize, decodePNG, deepPNG, nil},
+	{"gif", []string{"GIF87a", "GIF89a"}, gifSize, decodeGIF, nil, nil},
+	{"webp", []string{"RIFF????WEBPVP8"}, webpSize, decodeWebP, nil, nil},
+	{"bmp", []string{"BM"}, bmpSize, decodeBMP, nil, nil},
+	{"tiff", []string{"II\x2a\x00", "MM\x00\x2a", "II\x2b\x00", "MM\x00\x2b"}, tiffSize, decodeTIFF, deepTIFF, nil},
+	{"pnm", []string{"P5", "P6"}, pnmSize, decodePNM, nil, nil},
 }
 
 // decodeImage decodes an image file of any supported format: JPEG, PNG, GIF and WebP (of an
@@ -85,10 +89,19 @@ var formats = []format{
 // decodeImage returns an error for an image of more than maxPixels before it allocates the pixels.
 // It allocates at most 16 bytes for each pixel, and a constant. It also returns an error if a
 // decoder panics on a broken file.
-func decodeImage(data []byte) (m *RGB, err error) {
+func decodeImage(data []byte) (*RGB, error) {
+	m, _, err := decodeReduced(data, 0)
+	return m, err
+}
+
+// decodeReduced decodes an image that is then resized to a shorter side of short pixels. If the
+// image is much larger and its format allows it, the result is the image at a half, a quarter or an
+// eighth of its size, which takes less time; see [format.denominator]. The frame is the part of the
+// result that shows the image. With a short of 0, the result is that of [decodeImage].
+func decodeReduced(data []byte, short int) (m *RGB, part frame, err error) {
 	f, err := sniff(data)
 	if err != nil {
-		return nil, err
+		return nil, frame{}, err
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -97,16 +110,26 @@ func decodeImage(data []byte) (m *RGB, err error) {
 	}()
 	width, height, err := f.size(data)
 	if err != nil {
-		return nil, decodeError(f, data, err)
+		return nil, frame{}, decodeError(f, data, err)
 	}
 	if err := checkSize(f.name, width, height); err != nil {
-		return nil, err
+		return nil, frame{}, err
 	}
-	m, err = f.decode(data)
+	d := f.denominator(width, height, short)
+	if d > 1 {
+		m, err = f.reduce(data, d)
+	} else {
+		m, err = f.decode(data)
+	}
 	if err != nil {
-		return nil, decodeError(f, data, err)
+		return nil, frame{}, decodeError(f, data, err)
 	}
-	return orient(m, orientation(f.name, data)), nil
+	if d == 1 { // some decoders find a size that differs from the header
+		width, height = m.Width, m.Height
+	}
+	part = frame{0, 0, float64(width) / float64(d), float64(height) / float64(d)}
+	o := orientation(f.name, data)
+	return orient(m, o), part.orient(o, m.Width, m.Height), nil
 }
 
 // checkSize returns an error for an image of the named format without area, or with more pixels

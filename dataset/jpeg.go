@@ -3,8 +3,11 @@ package dataset
 import "github.com/sptune/spt/internal/jpeg"
 
 // decodeJPEG decodes a JPEG file.
-func decodeJPEG(file []byte) (*RGB, error) {
-	m, err := jpeg.Decode(file, jpeg.Options{})
+func decodeJPEG(file []byte) (*RGB, error) { return reduceJPEG(file, 1) }
+
+// reduceJPEG decodes a JPEG file, with the width and the height divided by the denominator.
+func reduceJPEG(file []byte, denominator int) (*RGB, error) {
+	m, err := jpeg.Decode(file, jpeg.Options{Denominator: denominator})
 	if err != nil {
 		return nil, err
 	}

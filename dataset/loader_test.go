@@ -173,7 +173,7 @@ func TestTransformSizes(t *testing.T) {
 		if err := c.transform.Validate(); err != nil {
 			t.Fatal(err)
 		}
-		m, err := c.transform.resize(pattern(c.w, c.h))
+		m, err := c.transform.resize(pattern(c.w, c.h), frame{0, 0, float64(c.w), float64(c.h)})
 		if err != nil {
 			t.Fatal(err)
 		}

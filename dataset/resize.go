@@ -21,20 +21,26 @@ const precisionBits = 32 - 8 - 2
 // If the size does not change, resizeBicubic returns m itself. It returns an error if m or the new
 // size has no area, or if the result or the image between the two passes has more than maxPixels.
 func resizeBicubic(m *RGB, width, height int) (*RGB, error) {
+	return resizeFrame(m, whole(m), width, height)
+}
+
+// resizeFrame returns the image in a frame of m, resized to width × height pixels. The result
+// equals Image.resize with this frame; see [resizeBicubic].
+func resizeFrame(m *RGB, part frame, width, height int) (*RGB, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("resizing: %w", err)
 	}
 	if width < 1 || height < 1 || width > maxPixels/height {
 		return nil, fmt.Errorf("resizing an image of %d×%d pixels to %d×%d: the new size must have 1 to %d pixels", m.Width, m.Height, width, height, maxPixels)
 	}
-	if width != m.Width {
+	if part.left != 0 || part.right != float64(m.Width) || width != m.Width {
 		if width > maxPixels/m.Height {
 			return nil, fmt.Errorf("resizing an image of %d×%d pixels to %d×%d: the first pass makes %d×%d pixels, more than the limit of %d; the image is too narrow for its height", m.Width, m.Height, width, height, width, m.Height, maxPixels)
 		}
-		m = resizeRows(m, bicubicTaps(m.Width, width))
+		m = resizeRows(m, bicubicTaps(m.Width, part.left, part.right, width))
 	}
-	if height != m.Height {
-		m = resizeColumns(m, bicubicTaps(m.Height, height))
+	if part.top != 0 || part.bottom != float64(m.Height) || height != m.Height {
+		m = resizeColumns(m, bicubicTaps(m.Height, part.top, part.bottom, height))
 	}
 	return m, nil
 }
@@ -45,10 +51,10 @@ type taps struct {
 	weights []int32 // in units of 2^-precisionBits; they sum to about 1
 }
 
-// bicubicTaps returns the filter of every output sample. A row or column is resized from in to out
-// samples.
-func bicubicTaps(in, out int) []taps {
-	scale := float64(in) / float64(out)
+// bicubicTaps returns the filter of every output sample. The part between two positions of a row or
+// column of in samples is resized to out samples.
+func bicubicTaps(in int, from, to float64, out int) []taps {
+	scale := (to - from) / float64(out)
 	filterScale := max(scale, 1)
 	support := 2 * filterScale
 	inverse := 1 / filterScale
@@ -57,7 +63,7 @@ func bicubicTaps(in, out int) []taps {
 	for i := range all {
 		// The float64 conversions prevent compilers from fusing a product with a sum. A fused
 		// operation would round differently from Pillow.
-		center := float64((float64(i) + 0.5) * scale)
+		center := from + float64((float64(i)+0.5)*scale)
 		first := max(int(center-support+0.5), 0)
 		end := min(int(center+support+0.5), in)
 		sum := 0.0

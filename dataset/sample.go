@@ -75,19 +75,26 @@ func (s Sample) source() stored {
 // read returns the image and its encoded bytes, which are nil for an image in memory. If decoding
 // fails, read returns the bytes together with the error. Errors are of type *[ImageError].
 func (s Sample) read() (m *RGB, encoded []byte, err error) {
+	m, _, encoded, err = s.readReduced(0)
+	return m, encoded, err
+}
+
+// readReduced does the same as read for an image that is then resized to a shorter side of short
+// pixels; see [decodeReduced].
+func (s Sample) readReduced(short int) (m *RGB, part frame, encoded []byte, err error) {
 	if s.Image != nil {
 		if err := s.Image.check(); err != nil {
-			return nil, nil, &ImageError{Err: err}
+			return nil, frame{}, nil, &ImageError{Err: err}
 		}
-		return s.Image, nil, nil
+		return s.Image, whole(s.Image), nil, nil
 	}
 	if encoded, err = s.source().encoded(); err != nil {
-		return nil, nil, &ImageError{s.Path, err}
+		return nil, frame{}, nil, &ImageError{s.Path, err}
 	}
-	if m, err = decodeImage(encoded); err != nil {
-		return nil, encoded, &ImageError{s.Path, fmt.Errorf("decoding image %s: %w", s.Path, err)}
+	if m, part, err = decodeReduced(encoded, short); err != nil {
+		return nil, frame{}, encoded, &ImageError{s.Path, fmt.Errorf("decoding image %s: %w", s.Path, err)}
 	}
-	return m, encoded, nil
+	return m, part, encoded, nil
 }
 
 // encoded returns the contents of the file. It returns an error if the file is not regular or has

@@ -134,11 +134,11 @@ func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	if m := cache.get(key); m != nil {
 		return m, nil
 	}
-	m, _, err := s.read()
+	m, part, _, err := s.readReduced(t.short())
 	if err != nil {
 		return nil, err
 	}
-	resized, err := t.resize(m)
+	resized, err := t.resize(m, part)
 	if err != nil {
 		return nil, &ImageError{s.Path, fmt.Errorf("%s: %w", s.name(), err)}
 	}
@@ -148,21 +148,32 @@ func (t Transform) load(s Sample, cache *Cache) (*RGB, error) {
 	return resized, nil
 }
 
-// resize returns an image after the resize, before the crop.
-func (t Transform) resize(m *RGB) (*RGB, error) {
+// short returns the length of the shorter side of an image after the resize, in pixels.
+func (t Transform) short() int {
+	switch {
+	case t.Augment.crops():
+		return t.cropSource()
+	case t.crops():
+		return t.resizeTo()
+	}
+	return t.Size
+}
+
+// resize returns an image after the resize, before the crop. The frame is the part of m that shows
+// the image.
+func (t Transform) resize(m *RGB, part frame) (*RGB, error) {
+	short := t.short()
 	if t.Augment.crops() {
-		if short := t.cropSource(); min(m.Width, m.Height) > short {
-			return resizeShort(m, short)
+		if min(m.Width, m.Height) > short {
+			return resizeShort(m, part, short)
 		}
 		return m, m.check()
 	}
 	switch t.Resize {
-	case "", "direct":
-		return resizeBicubic(m, t.Size, t.Size)
-	case "direct-crop":
-		return resizeBicubic(m, t.resizeTo(), t.resizeTo())
+	case "", "direct", "direct-crop":
+		return resizeFrame(m, part, short, short)
 	}
-	return resizeShort(m, t.resizeTo())
+	return resizeShort(m, part, short)
 }
 
 // cropSource returns the longest shorter side, in pixels, of the images that a random resized crop
@@ -173,20 +184,20 @@ func (t Transform) cropSource() int {
 	return int(math.Ceil(float64(t.Size) * min(2, 1/math.Sqrt(t.Augment.CropScale[0]))))
 }
 
-// resizeShort returns m with a shorter side of the given length, in pixels. It keeps the aspect
-// ratio.
-func resizeShort(m *RGB, short int) (*RGB, error) {
+// resizeShort returns the image in a frame of m with a shorter side of the given length, in pixels.
+// It keeps the aspect ratio.
+func resizeShort(m *RGB, part frame, short int) (*RGB, error) {
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("resizing: %w", err)
 	}
 	// The length of the longer side is truncated, not rounded, as in torchvision's Resize.
 	w, h := short, short
-	if m.Width <= m.Height {
-		h = short * m.Height / m.Width
+	if part.width() <= part.height() {
+		h = int(float64(short) * part.height() / part.width())
 	} else {
-		w = short * m.Width / m.Height
+		w = int(float64(short) * part.width() / part.height())
 	}
-	return resizeBicubic(m, w, h)
+	return resizeFrame(m, part, w, h)
 }
 
 // place returns the upper left corner of the crop in an image of the given width and height, and

@@ -1,5 +1,6 @@
 # Writes decode/ with Pillow 13.0.0 (libjpeg-turbo 3.2.0, libwebp). It holds images x.<ext>, which are computed by a formula,
-# and x.<ext>.png, the pixels that Pillow reads from them in upright orientation. Prints the CRC-32s in resize_test.go.
+# and x.<ext>.png, the pixels that Pillow reads from them in upright orientation. Writes reduced.txt: the denominator, the size
+# and the CRC-32 of the pixels that Pillow's draft mode reads from the JPEG files. Prints the CRC-32s in resize_test.go.
 # Run: python3 make.py   (only to write the files again; no test needs Python)
 import io, struct, zlib
 import numpy as np
@@ -154,6 +155,19 @@ import glob, os
 for path in sorted(glob.glob('decode/*')):
     if not path.endswith('.png') or os.path.exists(path + '.png'):
         put(os.path.basename(path), open(path, 'rb').read())
+
+with open('reduced.txt', 'w') as f:
+    for path in sorted(glob.glob('decode/*.jpg')):
+        for d in 2, 4, 8:
+            im = Image.open(path)
+            w, h = im.size
+            # Pillow takes the denominator that leaves the size that was asked for. libjpeg-turbo limits coefficients that are
+            # too large, as in overflow.jpg, in another way for each denominator.
+            if min(w, h) < d or path == 'decode/overflow.jpg':
+                continue
+            im.draft(im.mode, (w // d, h // d))
+            im = im.convert('RGB')
+            f.write('%s %d %d %d %08x\n' % (os.path.basename(path), d, *im.size, zlib.crc32(im.tobytes())))
 
 for w, h, nw, nh in [(300, 200, 224, 224), (28, 28, 224, 224), (224, 224, 224, 224), (224, 100, 224, 224), (1, 1, 5, 4),
                      (5, 3, 1, 1), (640, 480, 32, 48), (37, 41, 38, 40), (17, 500, 256, 31), (1000, 3, 7, 300), (384, 256, 256, 384)]:

@@ -2,15 +2,15 @@ package jpeg
 
 // convert upsamples the components and converts their colours.
 func (d *decoder) convert(how Colours) (*Image, error) {
-	w, n := d.width, len(d.components)
-	m := &Image{Width: w, Height: d.height, Channels: n, Pix: make([]uint8, w*d.height*n), Read: d.pos}
+	w, h, n := ceil(d.width, d.denominator), ceil(d.height, d.denominator), len(d.components)
+	m := &Image{Width: w, Height: h, Channels: n, Pix: make([]uint8, w*h*n), Read: d.pos}
 	up := make([]upsampler, n)
 	for i := range up {
 		up[i] = newUpsampler(d, &d.components[i])
 	}
 	luminance := how == AsYCbCr && n >= 3 || how == AsMarked && d.luminance
 	rows := make([][]uint8, n)
-	for y := range d.height {
+	for y := range h {
 		for i := range up {
 			rows[i] = up[i].row(y)
 		}
@@ -83,18 +83,21 @@ var tables = func() (t struct{ crToR, cbToB, crToG, cbToG [256]int32 }) {
 
 // upsampler scales the rows of a component to the width of the image, with the "fancy upsampling"
 // of libjpeg-turbo. It uses a triangle filter for the ratios 2×1, 1×2 and 2×2. It repeats samples
-// for other ratios, and for 2×1 and 2×2 if there are fewer than three columns.
+// for other ratios, for 2×1 and 2×2 if there are fewer than three columns, and if the image is made
+// eight times smaller.
 type upsampler struct {
 	c           *component
 	acrossRatio int
 	downRatio   int
+	repeat      bool    // repeat samples, whatever the ratio
 	sum         []int32 // [width of the component]; one row, or 3 × the near row + the far row
 	out         []uint8 // [width of the component · acrossRatio]
 }
 
 // newUpsampler returns an upsampler for a component.
 func newUpsampler(d *decoder, c *component) upsampler {
-	u := upsampler{c: c, acrossRatio: d.maxH / c.h, downRatio: d.maxV / c.v}
+	least := 8 / d.denominator
+	u := upsampler{c: c, acrossRatio: d.maxH * least / (c.h * c.edge), downRatio: d.maxV * least / (c.v * c.edge), repeat: least == 1}
 	u.sum = make([]int32, c.width)
 	u.out = make([]uint8, c.width*u.acrossRatio)
 	return u
@@ -107,17 +110,17 @@ func (u *upsampler) row(y int) []uint8 {
 	switch {
 	case across == 1 && down == 1:
 		return near
-	case across == 2 && down == 2 && u.c.width > 2:
+	case across == 2 && down == 2 && u.c.width > 2 && !u.repeat:
 		for i, v := range u.plane(u.farRow(y)) {
 			u.sum[i] = 3*int32(near[i]) + int32(v)
 		}
 		u.double(8, 7, 4)
-	case across == 2 && down == 1 && u.c.width > 2:
+	case across == 2 && down == 1 && u.c.width > 2 && !u.repeat:
 		for i, v := range near {
 			u.sum[i] = int32(v)
 		}
 		u.double(1, 2, 2)
-	case across == 1 && down == 2:
+	case across == 1 && down == 2 && !u.repeat:
 		bias := int32(1 + y&1)
 		for i, v := range u.plane(u.farRow(y)) {
 			u.out[i] = uint8((3*int32(near[i]) + int32(v) + bias) >> 2)
@@ -133,7 +136,7 @@ func (u *upsampler) row(y int) []uint8 {
 }
 
 // plane returns row y of the component.
-func (u *upsampler) plane(y int) []uint8 { return u.c.samples[8*u.c.stride*y:][:u.c.width] }
+func (u *upsampler) plane(y int) []uint8 { return u.c.samples[u.c.edge*u.c.stride*y:][:u.c.width] }
 
 // farRow returns the index of the second nearest row of the component to row y of the image. At the
 // edges it returns the nearest row.

@@ -1,11 +1,10 @@
 package jpeg
 
-// inverseDCT computes the samples of block (x, y) of the component. It is the "slow" integer
-// algorithm of libjpeg (Loeffler, Ligtenberg and Moschytz, 1989), with 13 fractional bits. Values
-// that only damaged files have overflow as in the SIMD code of libjpeg-turbo, which keeps 16 bits
-// between the steps.
-func (c *component) inverseDCT(b *block, quant *[64]uint16, x, y int) {
-	at := 64*c.stride*y + 8*x
+// inverseDCT computes the 8 × 8 samples of a block, with rows stride apart. It is the "slow"
+// integer algorithm of libjpeg (Loeffler, Ligtenberg and Moschytz, 1989), with 13 fractional bits.
+// Values that only damaged files have overflow as in the SIMD code of libjpeg-turbo, which keeps 16
+// bits between the steps.
+func inverseDCT(b *block, quant *[64]uint16, samples []uint8, stride int) {
 	var t [64]int32
 	rest := int16(0) // not zero if any row but the first has coefficients
 	for _, v := range b[8:] {
@@ -40,7 +39,7 @@ func (c *component) inverseDCT(b *block, quant *[64]uint16, x, y int) {
 	for i := range 8 {
 		s := (*[8]int32)(t[8*i : 8*i+8])
 		transform(s)
-		out := c.samples[at+8*c.stride*i:][:8]
+		out := samples[stride*i:][:8]
 		for k, v := range s {
 			out[k] = clip((v+1<<17)>>18 + 128)
 		}

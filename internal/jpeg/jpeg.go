@@ -58,6 +58,11 @@ type Options struct {
 	// Colours selects how stored channels become channels of the image.
 	Colours Colours
 
+	// Denominator makes the image smaller while it is decoded: 1, 2, 4 or 8. The width and the
+	// height are divided by it and rounded up. The pixels are those of Pillow's draft mode. They
+	// differ a little from a decoded image that is resized. Default: 1.
+	Denominator int
+
 	// Spare holds the units of work that are left for the images of one file, at first SpareWork.
 	// Decode subtracts what an image needs beyond its size. Nil stands for SpareWork.
 	Spare *int
@@ -110,11 +115,12 @@ type component struct {
 	id, h, v      int // identifier and sampling factors
 	quantIndex    int
 	quant         *[64]uint16 // in the order of block; nil until the first scan with the component
+	edge          int         // samples along an edge of a block: 1, 2, 4 or 8
 	width, height int         // size in samples
 	wide, high    int         // size in blocks
-	stride        int         // of blocks, and of samples when multiplied by 8; whole MCUs fit
+	stride        int         // of blocks, and of samples when multiplied by edge; whole MCUs fit
 	coefficients  []block     // [rows of whole MCUs, stride]; nil if blocks are not kept
-	samples       []uint8     // [8 · rows of whole MCUs, 8 · stride]
+	samples       []uint8     // [edge · rows of whole MCUs, edge · stride]
 
 	// bits holds the lowest bit of each coefficient that a progressive file has sent so far, or -1.
 	bits [64]int8
@@ -130,7 +136,8 @@ type decoder struct {
 	pos    int
 	marker byte // a marker that has been read, but not processed; 0 if none
 
-	width, height int
+	denominator   int // see Options.Denominator
+	width, height int // before the division by the denominator
 	components    []component
 	maxH, maxV    int
 	progressive   bool
@@ -189,6 +196,13 @@ func Size(data []byte) (width, height int, err error) {
 // Decode decodes a JPEG file. The caller limits the size of the image with [Size].
 func Decode(data []byte, o Options) (*Image, error) {
 	d := newDecoder(data)
+	switch o.Denominator {
+	case 0, 1:
+	case 2, 4, 8:
+		d.denominator = o.Denominator
+	default:
+		return nil, fmt.Errorf("the denominator of the size is %d: it must be 1, 2, 4 or 8", o.Denominator)
+	}
 	if d.spare = o.Spare; d.spare == nil {
 		d.spare = new(int)
 		*d.spare = SpareWork
@@ -217,7 +231,7 @@ func Decode(data []byte, o Options) (*Image, error) {
 
 // newDecoder returns a decoder with the default conditioning of arithmetic coding.
 func newDecoder(data []byte) *decoder {
-	d := &decoder{data: data}
+	d := &decoder{data: data, denominator: 1}
 	for i := range d.acK {
 		d.dcU[i], d.acK[i] = 1, 5
 	}
@@ -291,11 +305,11 @@ func (d *decoder) spend(units int) error {
 // a scan begins.
 func (d *decoder) allocate() error {
 	across, down := ceil(d.width, 8*d.maxH), ceil(d.height, 8*d.maxV)
-	size := d.width * d.height * len(d.components)
+	size := ceil(d.width, d.denominator) * ceil(d.height, d.denominator) * len(d.components)
 	for _, c := range d.components {
 		n := across * c.h * down * c.v
 		d.blocks += n
-		size += 64 * n
+		size += c.edge * c.edge * n
 		if d.multiple {
 			size += 128 * n
 		}
@@ -310,7 +324,7 @@ func (d *decoder) allocate() error {
 		if d.multiple {
 			c.coefficients = make([]block, n)
 		}
-		c.samples = make([]uint8, 64*n)
+		c.samples = make([]uint8, c.edge*c.edge*n)
 	}
 	return nil
 }
@@ -328,7 +342,7 @@ func (d *decoder) finish() error {
 			quant = &zero
 		}
 		for j := range c.coefficients {
-			c.inverseDCT(&c.coefficients[j], quant, j%c.stride, j/c.stride)
+			c.inverse(&c.coefficients[j], quant, j%c.stride, j/c.stride)
 		}
 		c.coefficients = nil
 	}
@@ -480,7 +494,8 @@ func (d *decoder) frameHeader(m byte, s []byte) error {
 	}
 	for i := range components {
 		c := &components[i]
-		c.width, c.height = ceil(d.width*c.h, d.maxH), ceil(d.height*c.v, d.maxV)
+		c.edge = d.edge(c)
+		c.width, c.height = ceil(d.width*c.h*c.edge, 8*d.maxH), ceil(d.height*c.v*c.edge, 8*d.maxV)
 		c.wide, c.high = ceil(d.width*c.h, 8*d.maxH), ceil(d.height*c.v, 8*d.maxV)
 		if d.maxH%c.h != 0 || d.maxV%c.v != 0 {
 			return fmt.Errorf("sampling factors %d×%d beside %d×%d are not supported, only whole ratios", c.h, c.v, d.maxH, d.maxV)
@@ -488,6 +503,17 @@ func (d *decoder) frameHeader(m byte, s []byte) error {
 	}
 	d.components = components
 	return nil
+}
+
+// edge returns the number of samples along an edge of a block of a component. Of a component with
+// fewer samples than others, the transform keeps more where that saves the upsampling.
+func (d *decoder) edge(c *component) int {
+	least := 8 / d.denominator
+	edge := least
+	for edge < 8 && d.maxH*least%(2*edge*c.h) == 0 && d.maxV*least%(2*edge*c.v) == 0 {
+		edge *= 2
+	}
+	return edge
 }
 
 // scanHeader reads the segment of an SOS marker.
@@ -668,7 +694,7 @@ func (d *decoder) decodeBlock(decode func(*component, *block), c *component, x, 
 	}
 	d.block = block{}
 	decode(c, &d.block)
-	c.inverseDCT(&d.block, c.quant, x, y)
+	c.inverse(&d.block, c.quant, x, y)
 }
 
 // restart reads a restart marker and resets the entropy decoder. If another marker is found,

@@ -181,9 +181,9 @@ func TestUpsampleFlat(t *testing.T) {
 		for v := 1; v <= 4; v++ {
 			for width := 1; width <= 9; width++ {
 				for height := 1; height <= 5; height++ {
-					d := &decoder{width: width, height: height, maxH: h, maxV: v, components: make([]component, 1)}
+					d := &decoder{denominator: 1, width: width, height: height, maxH: h, maxV: v, components: make([]component, 1)}
 					c := &d.components[0]
-					c.h, c.v, c.width, c.height = 1, 1, ceil(width, h), ceil(height, v)
+					c.h, c.v, c.edge, c.width, c.height = 1, 1, 8, ceil(width, h), ceil(height, v)
 					if err := d.allocate(); err != nil {
 						t.Fatal(err)
 					}
