@@ -77,6 +77,7 @@ type app struct {
 	// score is the name of the metric of validation and test images; empty before a task is open
 	score string
 
+	times     stageTimes
 	entered   bool  // the flags and arguments were parsed and the command has begun
 	helpError error // the error of --help together with an unknown command
 	// the command line that continues the run after an interrupt; nil if there is none

@@ -77,6 +77,7 @@ func resumeRun(cmd *cobra.Command, c *run.Config, single *run.TrainOptions, dir 
 // openRun opens the task of a run. If resume is empty, the run is new; otherwise the run is in the
 // folder resume.
 func (a *app) openRun(ctx context.Context, c *run.Config, resume string) (*spt.Task, error) {
+	defer a.times.add(opening)
 	if resume == "" {
 		return a.openTask(ctx, c)
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/sptune/spt/internal/wording"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
+	"github.com/sptune/spt/progress"
 	"github.com/sptune/spt/run"
 	"github.com/sptune/spt/train"
 )
@@ -328,7 +329,9 @@ type runDocument struct {
 	Skipped    []skippedImage     `json:"skipped,omitempty"`
 	DataNotes  []string           `json:"data_notes,omitempty"` // see dataset.Dataset.Notes
 	Page       string             `json:"report,omitempty"`     // path of the HTML page
-	Result     *run.Result        `json:"result"`
+	// Times holds the seconds of each stage, in the names of package progress and opening.
+	Times  map[progress.Stage]float64 `json:"stage_seconds"`
+	Result *run.Result                `json:"result"`
 }
 
 type skippedImage struct {
@@ -348,7 +351,7 @@ func skipped(d *dataset.Dataset) (out []skippedImage) {
 // writeRun prints the result of tune or train. page is the path of the report; it may be empty.
 func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Result) error {
 	if a.json {
-		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), delta.Size(dir), skipped(task.Data()), task.Data().Notes, page, r})
+		return a.writeJSON(runDocument{dir, c, task.Model().Config, task.Model().Config.Size(), task.CheckpointReport(), delta.Size(dir), skipped(task.Data()), task.Data().Notes, page, a.times.seconds(), r})
 	}
 	m := task.Model()
 	text := "\n"
@@ -389,6 +392,7 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	var f facts
 	f.add("tuned", "%d parameters, %s of the backbone, and a head of %d parameters", r.Counts.Tuned(), share(r.Counts.Tuned(), m.Config), r.Counts.Head)
 	f.add("trained on", "%s, in %s", trainingImages(r.TrainedOn), wording.Seconds(r.Seconds))
+	f.add("time", "%s", &a.times)
 	if share := r.WaitShare(); share >= muchWaiting {
 		f.add("note", "the steps waited for images %s of the time; to wait less, keep the decoded images (--cache), or store the images smaller or on a faster disk", wording.Percent(share))
 	}

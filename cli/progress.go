@@ -24,6 +24,7 @@ type reporter struct {
 	bars  bool      // show bars, not lines
 	label string    // the current method of a command that trains several
 	score string    // the name of the metric of validation and test images
+	times *stageTimes
 
 	bar   *progressbar.ProgressBar
 	stage string // the stage of the bar, as the bar shows it
@@ -32,13 +33,14 @@ type reporter struct {
 
 func (a *app) reporter() *reporter {
 	if a.quiet {
-		return &reporter{}
+		return &reporter{times: &a.times}
 	}
-	return &reporter{w: a.stderr, bars: a.terminal, score: cmp.Or(a.score, objective.ScoreName(""))}
+	return &reporter{times: &a.times, w: a.stderr, bars: a.terminal, score: cmp.Or(a.score, objective.ScoreName(""))}
 }
 
 // event shows one event.
 func (p *reporter) event(e progress.Event) {
+	p.times.add(e.Stage)
 	switch {
 	case p.w == nil:
 	case p.bars:
@@ -132,6 +134,8 @@ func count(n int64, thing string) string { return wording.Plural(int(n), thing) 
 // stageName returns the name of the stage of an event, as a bar shows it.
 func stageName(e progress.Event) string {
 	switch e.Stage {
+	case opening:
+		return "opening"
 	case progress.Evaluate:
 		return "evaluating " + e.Item
 	case progress.Download:
@@ -146,8 +150,12 @@ func stageName(e progress.Event) string {
 		return "checking images"
 	case progress.Features:
 		return "computing features"
+	case progress.Probe:
+		return "fitting a probe"
 	case progress.Score:
 		return "scoring"
+	case progress.Plan:
+		return "planning"
 	case progress.Tokens:
 		return "computing tokens"
 	case progress.Test:

@@ -78,7 +78,7 @@ func TestFetchProgress(t *testing.T) {
 	const file = "some/folder/model-00001-of-00002.safetensors"
 	for _, bars := range []bool{false, true} {
 		var out bytes.Buffer
-		p := &reporter{w: &out, bars: bars}
+		p := &reporter{times: new(stageTimes), w: &out, bars: bars}
 		for _, done := range []int{1_500_000_000, 4_999_000_000, 5_000_000_000} {
 			p.event(progress.Event{Stage: progress.Download, Item: file, Done: int64(done), Total: 5_000_000_000})
 		}

@@ -33,6 +33,7 @@ has the same bits as the result of a run without a stop.
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		a.times.begin(time.Now())
 		if err := o.tracking.Validate(); err != nil {
 			return err
 		}

@@ -63,6 +63,7 @@ result of a run without a stop.
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
 		began := time.Now()
+		a.times.begin(began)
 		if err := o.tracking.Validate(); err != nil {
 			return err
 		}
