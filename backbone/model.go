@@ -17,6 +17,7 @@ import (
 
 	"github.com/sptune/spt/backend"
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/internal/littleendian"
 	"github.com/sptune/spt/internal/program"
 )
 
@@ -234,6 +235,10 @@ func (m *Model) hash() string {
 			continue
 		}
 		fmt.Fprintf(h, "%s%v", p.Name, p.Shape)
+		if memory, ok := littleendian.Bytes(m.Weights[p.Name].Data); ok {
+			h.Write(memory)
+			continue
+		}
 		for _, v := range m.Weights[p.Name].Data {
 			if buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v)); len(buf) == cap(buf) {
 				h.Write(buf)

@@ -14,8 +14,8 @@ import (
 	"math"
 	"slices"
 
-	"github.com/gomlx/compute/dtypes/bfloat16"
-	"github.com/gomlx/compute/dtypes/float16"
+	"github.com/sptune/spt/internal/kernel/vector"
+	"github.com/sptune/spt/internal/littleendian"
 )
 
 // File is an open checkpoint. [Open] and [NewFile] return one. The list of tensors is in memory and
@@ -258,23 +258,11 @@ func (t stored) float32() (Tensor, error) {
 	var err error
 	switch t.DType {
 	case F32:
-		data, err = read(t, 4, func(to []float32, from []byte) {
-			for i := range to {
-				to[i] = math.Float32frombits(binary.LittleEndian.Uint32(from[4*i:]))
-			}
-		})
+		data, err = t.floats()
 	case F16:
-		data, err = read(t, 2, func(to []float32, from []byte) {
-			for i := range to {
-				to[i] = float16.FromBits(binary.LittleEndian.Uint16(from[2*i:])).Float32()
-			}
-		})
+		data, err = read(t, 2, halves(vector.FromFloat16))
 	case BF16:
-		data, err = read(t, 2, func(to []float32, from []byte) {
-			for i := range to {
-				to[i] = bfloat16.FromBits(binary.LittleEndian.Uint16(from[2*i:])).Float32()
-			}
-		})
+		data, err = read(t, 2, halves(vector.FromBFloat16))
 	case F64:
 		data, err = read(t, 8, func(to []float32, from []byte) {
 			for i := range to {
@@ -319,38 +307,88 @@ func (t stored) int64() ([]int64, error) {
 	return data, err
 }
 
+// halves returns a function that reads numbers of 16 bits with convert.
+func halves(convert func(to []float32, from []uint16)) func(to []float32, from []byte) {
+	var bits []uint16
+	return func(to []float32, from []byte) {
+		bits = slices.Grow(bits[:0], len(to))[:len(to)]
+		for i := range bits {
+			bits[i] = binary.LittleEndian.Uint16(from[2*i:])
+		}
+		convert(to, bits)
+	}
+}
+
+// floats reads the elements of a tensor of type F32. If possible, it reads them directly into the
+// memory of the result.
+func (t stored) floats() ([]float32, error) {
+	data := make([]float32, t.Bytes()/4)
+	memory, ok := littleendian.Bytes(data)
+	if !ok {
+		return read(t, 4, func(to []float32, from []byte) {
+			for i := range to {
+				to[i] = math.Float32frombits(binary.LittleEndian.Uint32(from[4*i:]))
+			}
+		})
+	}
+	err := t.stream(func(r io.Reader) error { return readFull(r, memory) })
+	if err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
 // read reads the elements of a tensor, which take width bytes each, and converts them with decode.
 // It reads through a buffer of at most 64 KiB, so that a large tensor is never in memory twice.
 func read[T any](t stored, width int, decode func(to []T, from []byte)) ([]T, error) {
-	fail := func(err error) ([]T, error) {
-		if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt || errors.Is(err, zip.ErrChecksum) || errors.Is(err, zip.ErrFormat) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, &FormatError{File: t.file, Offset: t.at, Tensor: t.Name, Err: fmt.Errorf("the values are damaged or cut short: %w", err)}
-		}
-		return nil, fmt.Errorf("checkpoint %s: reading %s: %w", t.file, t.label(), err)
-	}
-	r, err := t.open()
-	if err != nil {
-		return fail(err)
-	}
-	defer r.Close()
 	size := int(t.Bytes())
 	data := make([]T, size/width)
 	buf := make([]byte, min(size, 1<<16))
-	for at := 0; at < size; at += len(buf) {
-		buf = buf[:min(len(buf), size-at)]
-		if _, err := io.ReadFull(r, buf); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
+	err := t.stream(func(r io.Reader) error {
+		for at := 0; at < size; at += len(buf) {
+			buf = buf[:min(len(buf), size-at)]
+			if err := readFull(r, buf); err != nil {
+				return err
 			}
-			return fail(err)
+			decode(data[at/width:(at+len(buf))/width], buf)
 		}
-		decode(data[at/width:(at+len(buf))/width], buf)
-	}
-	// The reader of a zip archive compares the checksum when it reaches the end.
-	if _, err := io.ReadFull(r, make([]byte, 1)); err != io.EOF {
-		return fail(cmp.Or(err, errors.New("the file has more values than the shape requires")))
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return data, nil
+}
+
+// readFull fills b from r. The end of r before the end of b is io.ErrUnexpectedEOF.
+func readFull(r io.Reader, b []byte) error {
+	_, err := io.ReadFull(r, b)
+	if err == io.EOF && len(b) > 0 {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// stream opens the values of a tensor, which use reads to their end. It checks that no more values
+// follow, and it explains errors.
+func (t stored) stream(use func(io.Reader) error) error {
+	r, err := t.open()
+	if err == nil {
+		defer r.Close()
+		if err = use(r); err == nil {
+			// The reader of a zip archive compares the checksum when it reaches the end.
+			if _, end := io.ReadFull(r, make([]byte, 1)); end != io.EOF {
+				err = cmp.Or(end, errors.New("the file has more values than the shape requires"))
+			}
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	if _, corrupt := errors.AsType[flate.CorruptInputError](err); corrupt || errors.Is(err, zip.ErrChecksum) || errors.Is(err, zip.ErrFormat) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &FormatError{File: t.file, Offset: t.at, Tensor: t.Name, Err: fmt.Errorf("the values are damaged or cut short: %w", err)}
+	}
+	return fmt.Errorf("checkpoint %s: reading %s: %w", t.file, t.label(), err)
 }
 
 // SHA256 reads the whole checkpoint and returns the SHA-256 of its bytes in hexadecimal digits. For
