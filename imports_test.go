@@ -21,6 +21,7 @@ var imports = []struct {
 }{
 	{"progress", nil},
 	{"internal/atomicfile", nil},
+	{"internal/classfolders", nil},
 	{"internal/cputime", nil},
 	{"internal/jpeg", nil},
 	{"internal/labelsplit", nil},
@@ -90,7 +91,7 @@ var imports = []struct {
 	{"internal/demo", []string{"", "backbone", "backend", "checkpoint", "dataset", "evaluate", "method", "objective", "peft", "plan", "progress", "report", "run", "sensitivity",
 		"train", "internal/embedded", "internal/option", "internal/seeded", "internal/synth"}},
 	{"internal/bench", []string{"", "backbone", "backbone/catalogue", "backend", "backend/cpu", "checkpoint", "dataset", "method", "objective", "peft", "plan", "progress", "run",
-		"sensitivity", "train", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option", "internal/program"}},
+		"sensitivity", "train", "internal/classfolders", "internal/cputime", "internal/demo", "internal/jsonfile", "internal/measure", "internal/option", "internal/program"}},
 	{"cli", []string{"", "backbone", "backbone/catalogue", "backend", "checkpoint", "dataset", "delta", "export", "inspect", "method", "objective", "peft", "plan", "plan/published",
 		"progress", "report", "report/live", "run", "sensitivity", "sweep", "tracking", "tracking/mlflow", "train", "evaluate", "internal/atomicfile", "internal/bench",
 		"internal/demo", "internal/embedded", "internal/hub", "internal/jsonfile", "internal/option", "internal/planreport", "internal/shell", "internal/wording",

@@ -37,15 +37,33 @@ without --plan. They are the same in every call.
 GPU with the results of the processor. It measures matrix products, memory, steps of several
 methods and precisions, and a whole task from scoring to the test. It also runs PyTorch for
 comparison, if PyTorch is installed. The report is written to two files, JSON and Markdown,
-and lists the items that failed or were skipped.`,
+and lists the items that failed or were skipped.
+
+--scaling measures how time and memory grow with one quantity at a time: steps with the images of
+a mini-batch, the tokens, the depth, the classes and the budget; scoring and planning with the
+backbone; opening a data set with its images. For each curve it prints a table, and the exponent
+b of the power law y = a·x^b that fits the points best. Points that do not fit into the time or
+the memory are skipped, with the reason.`,
 		Example: `  spt bench
   spt bench --model base --method lora --batch 8 --json
   spt bench --device cuda --suite
+  spt bench --scaling --only 'step over'
   spt bench --weights vit_tiny.safetensors --plan plan.json --gemm=false`,
 		Args: noArguments,
 	}
 	addFlags(cmd, flags)
 	cmd.RunE = a.verb(func(ctx context.Context, _ []string) error {
+		var only *regexp.Regexp
+		if flags.only != "" {
+			var err error
+			if only, err = regexp.Compile(flags.only); err != nil {
+				return refuse("--only: %w", err)
+			}
+		}
+		if flags.runScaling {
+			flags.scaling.Only, flags.scaling.Within = only, so.Within
+			return a.benchScaling(ctx, flags.scaling)
+		}
 		if flags.runSuite {
 			so.Name, so.Batch = "base", 64
 			if cmd.Flags().Changed("model") {
@@ -54,13 +72,7 @@ and lists the items that failed or were skipped.`,
 			if cmd.Flags().Changed("batch") {
 				so.Batch = o.Batch
 			}
-			if flags.only != "" {
-				re, err := regexp.Compile(flags.only)
-				if err != nil {
-					return refuse("--only: %w", err)
-				}
-				so.Only = re
-			}
+			so.Only = only
 			return a.benchSuite(ctx, *so, flags.out)
 		}
 		if err := o.Method.Validate(); err != nil {

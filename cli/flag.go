@@ -120,6 +120,7 @@ type options struct {
 
 	bench    bench.Options
 	suite    bench.SuiteOptions
+	scaling  bench.ScalingOptions
 	demo     demo.Options
 	pretrain demo.PretrainOptions
 	sweep    sweepOptions
@@ -132,7 +133,8 @@ type options struct {
 	topK, classes                                           int
 	rejectBelow                                             float64
 	bound, alpha                                            float64
-	explain, compare, perClass, runSuite, resumeState       bool
+	explain, compare, perClass, resumeState                 bool
+	runSuite, runScaling                                    bool
 	// predictions, against and logits belong to eval, noReport to all commands that leave a report.
 	predictions, against string
 	logits, noReport     bool

@@ -195,8 +195,10 @@ func interruptions() []interruption {
 		{verb: "bench", phase: "scoring", seconds: 0.9, args: "bench --method score --steps 1000"},
 		{verb: "bench", phase: "training", seconds: 0.9, args: "bench --method lora --steps 1000"},
 		{verb: "bench", phase: "training", says: "timing lora", args: "bench --suite --device cpu --model tiny --batch 8 --only timing.lora --out r"},
+		{verb: "bench", phase: "training", says: "over batch: 4", args: "bench --scaling --only step.over.batch"},
+		{verb: "bench", phase: "listing", says: "opening over images: 100000", args: "bench --scaling --only opening"},
 		{verb: "bench", phase: "evaluating", seconds: 0.9, args: "bench --method forward --steps 10000"},
-		{verb: "bench", phase: "decoding listing", reason: "reads no images"},
+		{verb: "bench", phase: "decoding", reason: "decodes no images"},
 	}
 	// Every command that takes a model downloads it, and hashes what an earlier download has left.
 	for _, c := range []struct {

@@ -8,7 +8,6 @@ import (
 	"image"
 	"image/color"
 	"image/png"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/sptune/spt/internal/classfolders"
 	"github.com/sptune/spt/progress"
 )
 
@@ -573,31 +573,15 @@ func TestTrainable(t *testing.T) {
 func BenchmarkOpenFolders(b *testing.B) {
 	for _, size := range []struct{ images, classes int }{{1000, 20}, {10_000, 200}, {100_000, 2000}, {1_000_000, 20_000}} {
 		b.Run(fmt.Sprintf("%d images, %d classes", size.images, size.classes), func(b *testing.B) {
-			root, file := b.TempDir(), ""
-			for i := range size.images {
-				if i%50_000 == 0 { // a file may have few links
-					file = filepath.Join(b.TempDir(), "image")
-					if err := os.WriteFile(file, []byte("image"), 0o666); err != nil {
-						b.Fatal(err)
-					}
-				}
-				class := filepath.Join(root, fmt.Sprintf("n%05d", i*size.classes/size.images))
-				err := os.Link(file, filepath.Join(class, fmt.Sprintf("n%08d.png", i)))
-				if errors.Is(err, fs.ErrNotExist) {
-					if err = os.Mkdir(class, 0o777); err == nil {
-						err = os.Link(file, filepath.Join(class, fmt.Sprintf("n%08d.png", i)))
-					}
-				}
-				if err != nil {
-					b.Fatal(err)
-				}
+			root, err := classfolders.Make(b.Context(), b.TempDir(), size.images, size.classes)
+			if err != nil {
+				b.Fatal(err)
 			}
 			var before, after runtime.MemStats
 			runtime.GC()
 			runtime.ReadMemStats(&before)
 			var d *Dataset
 			for b.Loop() {
-				var err error
 				if d, err = Open(b.Context(), root, OpenOptions{}); err != nil {
 					b.Fatal(err)
 				}

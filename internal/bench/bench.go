@@ -8,7 +8,7 @@
 // Synthetic inputs need no file and are the same on every machine.
 //
 // [Suite] checks the results of a device against the CPU backend and measures its speed on many
-// tasks.
+// tasks. [Scaling] measures how time and memory grow with one quantity at a time.
 package bench
 
 import (

@@ -2,11 +2,8 @@
 
 package cputime
 
-import (
-	"testing"
-	"time"
-)
+import "time"
 
 var started = time.Now()
 
-func used(*testing.B) time.Duration { return time.Since(started) }
+func process() (time.Duration, error) { return time.Since(started), nil }
