@@ -321,6 +321,9 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	choices.Expected = Expected{}
 	e := &choices.Expected
 	e.Test = forward * float64(len(t.data.Test))
+	if o.Probe && o.NoRefit && o.Method != method.Linear && val > 0 {
+		e.Test += forward * float64(val*len(alphas)*choices.Trainings)
+	}
 	if o.Probe {
 		e.Probe = forward * float64(n+val)
 	}
@@ -332,8 +335,11 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	if row.Scores && o.ScoresFile == "" && o.FromDelta == "" && o.Score.Criterion.Images() {
 		score := o.Score.WithDefaults()
 		batch := forward * scoreForwards * float64(min(n, score.BatchSize))
-		if o.TimeLimit > 0 && o.Score.Batches == 0 {
-			score.Batches = min(score.Batches, max(leastScoreBatches, int(left/scoreShare/batch)))
+		if o.Score.Batches == 0 {
+			score.Batches = recipe.ScoreBatches
+			if o.TimeLimit > 0 {
+				score.Batches = min(score.Batches, max(leastScoreBatches, int(left/scoreShare/batch)))
+			}
 			o.Score.Batches = score.Batches
 		}
 		e.Score = batch * float64(min(score.Batches, (n+score.BatchSize-1)/score.BatchSize))

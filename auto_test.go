@@ -192,7 +192,7 @@ func TestResumeAuto(t *testing.T) {
 			every = 6
 		}
 		o := autoOptions(method.SPTLoRA)
-		o.Train.Patience = 1
+		o.Train.Patience, o.Recipe = 1, run.RecipeAuto
 		want := t.TempDir()
 		expected, _ := tune(t, newTask(t, 9), o, want)
 		events := 0

@@ -363,6 +363,9 @@ func (r *runner) try(ctx context.Context, next candidate) (*run.Candidate, error
 	if trained.Best < len(trained.Epochs) {
 		c.BestEpoch = trained.Best
 	}
+	if predictions, err = r.interpolate(ctx, trained, c, predictions); err != nil {
+		return nil, err
+	}
 	if err := validate(predictions, next.recipe(r.o), c); err != nil {
 		return nil, err
 	}
@@ -634,7 +637,7 @@ func (r *runner) share(training *train.Run) func() time.Duration {
 	began := time.Now()
 	return func() time.Duration {
 		r.forward = max(r.forward, training.ForwardTime()) // the machine may have become slower
-		end := r.deadline.Add(-r.testTime())
+		end := r.deadline.Add(-r.testTime() - time.Duration(max(1, r.left))*r.interpolationTime())
 		return time.Until(began.Add(end.Sub(began) / time.Duration(max(1, r.left))))
 	}
 }

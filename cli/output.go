@@ -415,6 +415,9 @@ func (a *app) writeRun(task *spt.Task, c run.Config, dir, page string, r *run.Re
 	if left := len(task.Data().Test); r.Test != nil && r.Test.Images < left {
 		f.add("note", "the time was over after %d of %s, which were in random order", r.Test.Images, wording.Plural(left, "test image"))
 	}
+	if i := slices.IndexFunc(r.Candidates, func(c run.Candidate) bool { return c.Budget == r.Budget && c.LR == r.LR && c.Alpha > 0 }); i >= 0 && !r.KeptProbe() {
+		f.add("weights", "%g of the way from the linear probe to the end of the training, which lowers the validation loss", r.Candidates[i].Alpha)
+	}
 	f.addProbe(r)
 	if r.Test != nil && r.Test.Images < fewTests && r.Metrics != nil {
 		f.add("note", "%s tell little, so the interval is wide; --folds 5 tests on every image, and a larger --test-fraction on more of them", wording.Plural(r.Test.Images, "test image"))

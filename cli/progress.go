@@ -137,7 +137,7 @@ func stageName(e progress.Event) string {
 	case opening:
 		return "opening"
 	case progress.Evaluate:
-		return "evaluating " + e.Item
+		return strings.TrimSpace("evaluating " + e.Item)
 	case progress.Download:
 		return "fetching " + tail(e.Item, 24)
 	case progress.Upload:

@@ -23,7 +23,10 @@ type Candidate struct {
 	ValLoss         float64     `json:"val_loss"`        // after the last epoch
 	// ValMetric is train.Epoch.ValMetric of the result.
 	ValMetric float64 `json:"val_metric,omitempty"`
-	Seconds   float64 `json:"seconds"` // time spent in training, in seconds
+	// Alpha says where the weights lie between the linear probe, 0, and the end of the training, 1.
+	// It is 0 for the end of the training, and if the run did not interpolate.
+	Alpha   float64 `json:"alpha,omitempty"`
+	Seconds float64 `json:"seconds"` // time spent in training, in seconds
 	// L2 is the regularisation of a linear probe, and HeadScale the factor of its head for the
 	// start of scoring and training; see package probe. Both are 0 for other candidates.
 	L2        float64 `json:"l2,omitempty"`

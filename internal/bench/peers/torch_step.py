@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Times fine-tuning steps of a plain PyTorch ViT, for comparison with spt.
+"""Times fine-tuning steps or forward passes of a plain PyTorch ViT, for comparison with spt.
 
 The images are random noise, and the mini-batch is on the device. The time is the median of
 the steps. The variants are:
 
   lora       LoRA on every matrix of every block, autocast, scaled_dot_product_attention
-             and torch.compile, as a careful user of PyTorch would write it.
+             and torch.compile, as a careful user of PyTorch would write it. --eager leaves
+             torch.compile out, which is faster on some processors.
   reference  the arithmetic of the reference release of SPT, with autocast and without
              torch.compile: separate q, k and v, attention by its formula, weights with
              single entries cloned in every step, and their gradient taken from the
@@ -129,6 +130,8 @@ def main():
     p.add_argument("--steps", type=int, default=30)
     p.add_argument("--device", default="cuda")
     p.add_argument("--dtype", default="bf16", choices=["bf16", "f16", "f32"])
+    p.add_argument("--eager", action="store_true", help="lora without torch.compile")
+    p.add_argument("--forward", action="store_true", help="time forward passes instead of steps")
     args = p.parse_args()
     plan = None
     if args.variant == "reference":
@@ -139,15 +142,20 @@ def main():
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = True
     net = ViT(args, plan).to(args.device)
+    net.train(not args.forward)
     tuned = [q for q in net.parameters() if q.requires_grad]
     dtype = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}[args.dtype]
     scaler = torch.amp.GradScaler(args.device, enabled=dtype == torch.float16)
     opt = torch.optim.AdamW(tuned, 1e-3)
     x = torch.randn(args.batch, 3, 224, 224, device=args.device)
     y = torch.randint(0, CLASSES, (args.batch,), device=args.device)
-    forward = torch.compile(net) if args.variant == "lora" else net
+    forward = torch.compile(net) if args.variant == "lora" and not args.eager else net
 
     def step():
+        if args.forward:
+            with torch.inference_mode(), torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
+                forward(x)
+            return
         opt.zero_grad(set_to_none=True)
         with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
             loss = F.cross_entropy(forward(x).float(), y)
