@@ -18,6 +18,10 @@ import (
 // them.
 var alphas = []float64{0.75, 0.5}
 
+// leastGain is the share by which weights on the way must lower the validation loss to replace the
+// end of the training. Smaller gains do not carry over to test images.
+const leastGain = 0.2
+
 // interpolates reports whether the run validates weights between the probe and the end of a
 // training: with the recipe auto, if the candidate may become the result as it is.
 func (r *runner) interpolates() bool {
@@ -32,18 +36,18 @@ func (r *runner) interpolationTime() time.Duration {
 	return time.Duration(len(alphas)*len(r.data.Val)) * r.forward * 13 / 10
 }
 
-// interpolate moves a training back towards the linear probe if the weights on the way are better:
-// of the points whose validation metric is at least that of the end of the training, it takes the
-// one with the lowest validation loss. It changes the tuned tensors of trained and the validation
-// results of c, and returns the predictions of the validation images that belong to them. Such
-// weights are often better than both ends, because the training begins at the probe (Wortsman et
-// al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+// interpolate moves a training that has overfitted back towards the linear probe: of the points
+// whose validation metric is at least that of the end of the training, and whose validation loss is
+// lower by leastGain, it takes the one with the lowest loss. It changes the tuned tensors of
+// trained and the validation results of c, and returns the predictions of the validation images
+// that belong to them. Such weights can be better than both ends, because the training begins at
+// the probe (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 func (r *runner) interpolate(ctx context.Context, trained *Trained, c *run.Candidate, predictions *Predicted) (*Predicted, error) {
 	if !r.interpolates() || trained.Tuning.Counts.Tuned() == 0 || trained.Tuning.Selection.MLPHead > 0 {
 		return predictions, nil
 	}
 	by := r.o.Train.Select
-	least, tuned := c.Selected(by), trained.Tuned
+	least, most, tuned := c.Selected(by), (1-leastGain)*c.ValLoss, trained.Tuned
 	start := starts(trained.Tuning, r.o.Train.Init, r.model.Weights, r.probed.trained.Tuned)
 	for _, alpha := range alphas {
 		if !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime()+r.interpolationTime()/time.Duration(len(alphas)) {
@@ -57,7 +61,7 @@ func (r *runner) interpolate(ctx context.Context, trained *Trained, c *run.Candi
 		}
 		next := *c
 		next.ValAccuracy, next.ValLoss, next.ValMetric, next.Alpha = e.Accuracy, e.Loss, by.Stored(e), alpha
-		if next.Selected(by) >= least && next.ValLoss < c.ValLoss {
+		if next.Selected(by) >= least && next.ValLoss <= most && next.ValLoss < c.ValLoss {
 			*c, trained.Tuned, predictions = next, at.Tuned, predicted
 		}
 	}
