@@ -335,11 +335,8 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	if row.Scores && o.ScoresFile == "" && o.FromDelta == "" && o.Score.Criterion.Images() {
 		score := o.Score.WithDefaults()
 		batch := forward * scoreForwards * float64(min(n, score.BatchSize))
-		if o.Score.Batches == 0 {
-			score.Batches = recipe.ScoreBatches
-			if o.TimeLimit > 0 {
-				score.Batches = min(score.Batches, max(leastScoreBatches, int(left/scoreShare/batch)))
-			}
+		if o.TimeLimit > 0 && o.Score.Batches == 0 {
+			score.Batches = min(score.Batches, max(leastScoreBatches, int(left/scoreShare/batch)))
 			o.Score.Batches = score.Batches
 		}
 		e.Score = batch * float64(min(score.Batches, (n+score.BatchSize-1)/score.BatchSize))

@@ -32,6 +32,17 @@ func (p Predicted) Empty() bool {
 	return (p.Single == nil || p.Single.Len() == 0) && (p.Several == nil || p.Several.Len() == 0)
 }
 
+// losses returns the loss of each image, or nil without predictions.
+func (p Predicted) losses() ([]float64, error) {
+	switch {
+	case p.Single != nil:
+		return p.Single.Losses()
+	case p.Several != nil:
+		return p.Several.Losses(), nil
+	}
+	return nil, nil
+}
+
 // predictions collects the predictions of samples: the returned Predicted is complete when the sink
 // has received all of them. Of many images of many classes it keeps the largest logits only; see
 // evaluate.Predictions.Keep.

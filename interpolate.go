@@ -19,7 +19,7 @@ import (
 var alphas = []float64{0.75, 0.5}
 
 // leastGain is the share by which weights on the way must lower the validation loss to replace the
-// end of the training. Smaller gains do not carry over to test images.
+// end of the training. Smaller gains did not carry over to test images.
 const leastGain = 0.2
 
 // interpolates reports whether the run validates weights between the probe and the end of a
@@ -36,18 +36,23 @@ func (r *runner) interpolationTime() time.Duration {
 	return time.Duration(len(alphas)*len(r.data.Val)) * r.forward * 13 / 10
 }
 
-// interpolate moves a training that has overfitted back towards the linear probe: of the points
+// interpolate moves a training that has overfitted back towards the linear probe. Of the points
 // whose validation metric is at least that of the end of the training, and whose validation loss is
-// lower by leastGain, it takes the one with the lowest loss. It changes the tuned tensors of
-// trained and the validation results of c, and returns the predictions of the validation images
-// that belong to them. Such weights can be better than both ends, because the training begins at
-// the probe (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+// lower by leastGain and by two standard errors, it takes the one with the lowest loss. It changes
+// the tuned tensors of trained and the validation results of c, and returns the predictions of the
+// validation images that belong to them. Such weights can be better than both ends, because the
+// training begins at the probe (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
+// 2022).
 func (r *runner) interpolate(ctx context.Context, trained *Trained, c *run.Candidate, predictions *Predicted) (*Predicted, error) {
 	if !r.interpolates() || trained.Tuning.Counts.Tuned() == 0 || trained.Tuning.Selection.MLPHead > 0 {
 		return predictions, nil
 	}
 	by := r.o.Train.Select
 	least, most, tuned := c.Selected(by), (1-leastGain)*c.ValLoss, trained.Tuned
+	end, err := predictions.losses()
+	if err != nil || end == nil {
+		return predictions, err
+	}
 	start := starts(trained.Tuning, r.o.Train.Init, r.model.Weights, r.probed.trained.Tuned)
 	for _, alpha := range alphas {
 		if !r.deadline.IsZero() && time.Until(r.deadline) < r.testTime()+r.interpolationTime()/time.Duration(len(alphas)) {
@@ -59,13 +64,31 @@ func (r *runner) interpolate(ctx context.Context, trained *Trained, c *run.Candi
 		if err != nil {
 			return nil, fmt.Errorf("validating weights between the probe and the end of the training: %w", err)
 		}
+		losses, err := predicted.losses()
+		if err != nil {
+			return nil, err
+		}
 		next := *c
 		next.ValAccuracy, next.ValLoss, next.ValMetric, next.Alpha = e.Accuracy, e.Loss, by.Stored(e), alpha
-		if next.Selected(by) >= least && next.ValLoss <= most && next.ValLoss < c.ValLoss {
+		if next.Selected(by) >= least && next.ValLoss <= most && next.ValLoss < c.ValLoss && clearlyLower(losses, end) {
 			*c, trained.Tuned, predictions = next, at.Tuned, predicted
 		}
 	}
 	return predictions, nil
+}
+
+// clearlyLower reports whether the mean of losses is below that of others by more than two standard
+// errors of the differences. Both hold the losses of the same images.
+func clearlyLower(losses, others []float64) bool {
+	n, mean, squares := float64(len(losses)), 0.0, 0.0
+	for i, v := range losses {
+		mean += (others[i] - v) / n
+	}
+	for i, v := range losses {
+		d := others[i] - v - mean
+		squares += d * d
+	}
+	return n > 1 && mean > 0 && mean*mean > 4*squares/(n*(n-1))
 }
 
 // validateAgain evaluates the validation images.

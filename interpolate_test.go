@@ -155,3 +155,29 @@ func TestInterpolate(t *testing.T) {
 		t.Error("no training was interpolated")
 	}
 }
+
+// TestClearlyLower checks the bound of two standard errors, and that equal losses are not lower.
+func TestClearlyLower(t *testing.T) {
+	others := []float64{1, 2, 3, 4}
+	for _, c := range []struct {
+		by   []float64 // by how much each loss is lower
+		want bool
+	}{
+		{[]float64{0, 0, 0, 0}, false},
+		{[]float64{0.5, 0.5, 0.5, 0.5}, true},
+		{[]float64{-0.5, -0.5, -0.5, -0.5}, false},
+		{[]float64{0.3, 0.7, 0.3, 0.7}, true},    // mean 0.5, standard error 0.115
+		{[]float64{-0.2, 1.2, -0.2, 1.2}, false}, // mean 0.5, standard error 0.404
+	} {
+		losses := make([]float64, len(others))
+		for i, d := range c.by {
+			losses[i] = others[i] - d
+		}
+		if got := clearlyLower(losses, others); got != c.want {
+			t.Errorf("differences %v: %t, want %t", c.by, got, c.want)
+		}
+	}
+	if clearlyLower([]float64{1}, []float64{2}) {
+		t.Error("one image has no standard error")
+	}
+}

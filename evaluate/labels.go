@@ -86,6 +86,16 @@ func (p *LabelPredictions) check() error {
 	return nil
 }
 
+// Losses returns the loss of each image, in nats: the mean binary cross-entropy of its labels.
+func (p *LabelPredictions) Losses() []float64 {
+	classes := len(p.Classes)
+	losses := make([]float64, p.Len())
+	for i, v := range p.Logits {
+		losses[i/classes] += BinaryCrossEntropy(v, p.Targets[i] == 1) / float64(classes)
+	}
+	return losses
+}
+
 // column returns the logits and the targets of one label.
 func (p *LabelPredictions) column(label int) (logits []float32, targets []bool) {
 	n := len(p.Classes)

@@ -77,6 +77,7 @@ func TestLabelMetrics(t *testing.T) {
 			near("mAP", m.MAP, c.MAP)
 			near("micro mAP", m.MicroMAP, c.MicroMAP)
 			near("loss", m.Loss, c.Loss)
+			near("mean of the losses", mean(p.Losses()), c.Loss)
 			near("subset accuracy", m.SubsetAccuracy, want.SubsetAccuracy)
 			near("Hamming loss", m.HammingLoss, want.HammingLoss)
 			for k, got := range []float64{m.Macro.Precision, m.Macro.Recall, m.Macro.F1} {

@@ -125,6 +125,13 @@ type score struct {
 	target     float64 // probability of the target
 }
 
+// loss returns the negative logarithm of the probability of the target. As in scikit-learn, the
+// probability is limited by the epsilon of float64.
+func (s score) loss() float64 {
+	const least = 0x1p-52
+	return -math.Log(min(max(s.target, least), 1-least))
+}
+
 // scores returns the score of each image.
 func (p *Predictions) scores(temperature float64) []score {
 	scores := make([]score, p.Len())
@@ -164,7 +171,6 @@ func (p *Predictions) Metrics(temperature float64) (*Metrics, error) {
 	scores := p.scores(temperature)
 	cells := make([]Cell, n)
 	top, loss := 0, 0.0
-	const least = 0x1p-52 // the epsilon of float64 in numpy
 	for i, s := range scores {
 		target := int(p.Targets[i])
 		cells[i] = Cell{target, s.predicted, 1}
@@ -177,7 +183,7 @@ func (p *Predictions) Metrics(temperature float64) (*Metrics, error) {
 		if s.top {
 			top++
 		}
-		loss -= math.Log(min(max(s.target, least), 1-least))
+		loss += s.loss()
 	}
 	m.Top1, m.Top5, m.LogLoss = ratio(m.Correct, n), ratio(top, n), loss/float64(n)
 	m.Interval.Low, m.Interval.High = Wilson(m.Correct, n, confidenceLevel)

@@ -131,6 +131,13 @@ func TestMetrics(t *testing.T) {
 			}
 			near(t, "kappa", m.Kappa, *want.Kappa)
 			near(t, "log loss", m.LogLoss, want.LogLoss)
+			if c.Temperature == 1 {
+				losses, err := p.Losses()
+				if err != nil || len(losses) != c.Images {
+					t.Fatalf("%d losses, %v", len(losses), err)
+				}
+				near(t, "mean of the losses", mean(losses), want.LogLoss)
+			}
 			for name, means := range map[string][2]Means{
 				"macro":    {m.Macro, {want.Macro[0], want.Macro[1], want.Macro[2]}},
 				"weighted": {m.Weighted, {want.Weighted[0], want.Weighted[1], want.Weighted[2]}},
@@ -433,4 +440,12 @@ func BenchmarkMetrics(b *testing.B) {
 			b.ReportMetric(float64(info.Size())/1e6, "MB")
 		})
 	}
+}
+
+// mean returns the mean of v.
+func mean(v []float64) (m float64) {
+	for _, x := range v {
+		m += x / float64(len(v))
+	}
+	return m
 }

@@ -275,6 +275,19 @@ func predicted(row []float32) int {
 	return best
 }
 
+// Losses returns the loss of each image, in nats: the negative logarithm of the probability of its
+// target. Metrics.LogLoss is their mean. An image without a target is an error.
+func (p *Predictions) Losses() ([]float64, error) {
+	if err := p.checkKnown(); err != nil {
+		return nil, fmt.Errorf("computing the losses: %w", err)
+	}
+	losses := make([]float64, p.Len())
+	for i, s := range p.scores(1) {
+		losses[i] = s.loss()
+	}
+	return losses, nil
+}
+
 // Probabilities returns the probability of each class for image i: the softmax of the logits,
 // divided by the temperature. It computes in float64 and does not overflow. temperature must be
 // above 0; 1 keeps the probabilities of the model. The result is in dst if dst has the capacity for

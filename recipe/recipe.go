@@ -55,9 +55,6 @@ func LearningRate(m method.Row, steps, batch int) float64 {
 	return math.Round(rate*digits) / digits // two digits, so that people can read it
 }
 
-// ScoreBatches is the number of mini-batches for scoring. A plan hardly changes with more of them.
-const ScoreBatches = 8
-
 // LeastSteps is the number of steps below which a run with a time limit takes smaller images. A
 // probe on large images with a few steps is better than many steps on small images.
 const LeastSteps = 10
