@@ -321,7 +321,7 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	choices.Expected = Expected{}
 	e := &choices.Expected
 	e.Test = forward * float64(len(t.data.Test))
-	if o.Probe && o.NoRefit && o.Method != method.Linear && val > 0 {
+	if interpolates(*o) {
 		e.Test += forward * float64(val*len(alphas)*choices.Trainings)
 	}
 	if o.Probe {

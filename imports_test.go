@@ -49,7 +49,7 @@ var imports = []struct {
 	{"dataset", []string{"internal/regularfile", "internal/atomicfile", "progress", "internal/jpeg", "internal/labelsplit", "internal/option"}},
 	{"backend/cpu", []string{"internal/kernel/...", "internal/workers"}},
 	{"probe", []string{"internal/kernel/...", "internal/labelsplit", "internal/workers"}},
-	{"export/onnx", []string{"internal/atomicfile", "internal/kernel/...", "internal/regularfile"}},
+	{"export/onnx", []string{"internal/atomicfile", "internal/kernel/...", "internal/littleendian", "internal/regularfile"}},
 	{"backend", []string{"backend/cpu", "internal/option"}},
 	{"internal/program", []string{"backend", "backend/cpu"}},
 	{"internal/graph", []string{"backend"}},

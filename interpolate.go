@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sptune/spt/checkpoint"
+	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/progress"
@@ -22,15 +23,15 @@ var alphas = []float64{0.75, 0.5}
 // end of the training. Smaller gains did not carry over to test images.
 const leastGain = 0.2
 
-// interpolates reports whether the run validates weights between the probe and the end of a
-// training: with the recipe auto, if the candidate may become the result as it is.
-func (r *runner) interpolates() bool {
-	return r.o.Recipe == run.RecipeAuto && r.o.NoRefit && r.probed != nil && r.from == nil
+// interpolates reports whether a run validates weights between the probe and the end of a training:
+// with the recipe auto, if the candidate may become the result as it is.
+func interpolates(o run.TuneOptions) bool {
+	return o.Recipe == run.RecipeAuto && o.NoRefit && o.Probe && o.FromDelta == "" && o.Method != method.Linear
 }
 
 // interpolationTime returns the estimated time of the validations by interpolate, with a margin.
 func (r *runner) interpolationTime() time.Duration {
-	if !r.interpolates() {
+	if !interpolates(r.o) {
 		return 0
 	}
 	return time.Duration(len(alphas)*len(r.data.Val)) * r.forward * 13 / 10
@@ -44,7 +45,7 @@ func (r *runner) interpolationTime() time.Duration {
 // training begins at the probe (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
 // 2022).
 func (r *runner) interpolate(ctx context.Context, trained *Trained, c *run.Candidate, predictions *Predicted) (*Predicted, error) {
-	if !r.interpolates() || trained.Tuning.Counts.Tuned() == 0 || trained.Tuning.Selection.MLPHead > 0 {
+	if !interpolates(r.o) || trained.Tuning.Counts.Tuned() == 0 || trained.Tuning.Selection.MLPHead > 0 {
 		return predictions, nil
 	}
 	by := r.o.Train.Select

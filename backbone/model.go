@@ -3,12 +3,10 @@ package backbone
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"sync"
 
@@ -229,24 +227,12 @@ func (m *Model) Fingerprint() string { return m.fingerprint() }
 // hash computes the result of Fingerprint.
 func (m *Model) hash() string {
 	h := sha256.New()
-	buf := make([]byte, 0, 1<<16)
 	for _, p := range m.Config.Params() {
 		if p.Role == Head {
 			continue
 		}
 		fmt.Fprintf(h, "%s%v", p.Name, p.Shape)
-		if memory, ok := littleendian.Bytes(m.Weights[p.Name].Data); ok {
-			h.Write(memory)
-			continue
-		}
-		for _, v := range m.Weights[p.Name].Data {
-			if buf = binary.LittleEndian.AppendUint32(buf, math.Float32bits(v)); len(buf) == cap(buf) {
-				h.Write(buf)
-				buf = buf[:0]
-			}
-		}
-		h.Write(buf)
-		buf = buf[:0]
+		_ = littleendian.Write(h, m.Weights[p.Name].Data) // a hash returns no error
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }

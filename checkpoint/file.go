@@ -319,19 +319,10 @@ func halves(convert func(to []float32, from []uint16)) func(to []float32, from [
 	}
 }
 
-// floats reads the elements of a tensor of type F32. If possible, it reads them directly into the
-// memory of the result.
+// floats reads the elements of a tensor of type F32.
 func (t stored) floats() ([]float32, error) {
 	data := make([]float32, t.Bytes()/4)
-	memory, ok := littleendian.Bytes(data)
-	if !ok {
-		return read(t, 4, func(to []float32, from []byte) {
-			for i := range to {
-				to[i] = math.Float32frombits(binary.LittleEndian.Uint32(from[4*i:]))
-			}
-		})
-	}
-	err := t.stream(func(r io.Reader) error { return readFull(r, memory) })
+	err := t.stream(func(r io.Reader) error { return cutShort(littleendian.Read(r, data)) })
 	if err != nil {
 		return nil, err
 	}
@@ -347,8 +338,8 @@ func read[T any](t stored, width int, decode func(to []T, from []byte)) ([]T, er
 	err := t.stream(func(r io.Reader) error {
 		for at := 0; at < size; at += len(buf) {
 			buf = buf[:min(len(buf), size-at)]
-			if err := readFull(r, buf); err != nil {
-				return err
+			if _, err := io.ReadFull(r, buf); err != nil {
+				return cutShort(err)
 			}
 			decode(data[at/width:(at+len(buf))/width], buf)
 		}
@@ -360,10 +351,9 @@ func read[T any](t stored, width int, decode func(to []T, from []byte)) ([]T, er
 	return data, nil
 }
 
-// readFull fills b from r. The end of r before the end of b is io.ErrUnexpectedEOF.
-func readFull(r io.Reader, b []byte) error {
-	_, err := io.ReadFull(r, b)
-	if err == io.EOF && len(b) > 0 {
+// cutShort returns io.ErrUnexpectedEOF for io.EOF: the end of the values before the first of them.
+func cutShort(err error) error {
+	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"slices"
 	"unicode/utf8"
 
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/littleendian"
 )
 
 // Entry is a tensor that [Save] writes.
@@ -170,9 +170,7 @@ func write(w io.Writer, e Entry) error {
 		case BF16:
 			return encode(w, data, func(b []byte, v float32) []byte { return binary.LittleEndian.AppendUint16(b, toBFloat16(v)) })
 		}
-		return encode(w, data, func(b []byte, v float32) []byte {
-			return binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
-		})
+		return littleendian.Write(w, data)
 	case []int32:
 		return encode(w, data, func(b []byte, v int32) []byte { return binary.LittleEndian.AppendUint32(b, uint32(v)) })
 	}

@@ -112,7 +112,7 @@ var photos = flag.String("photos", "", "folder of JPEG files for TestReducedPhot
 // photos, at three sizes.
 func TestReducedPhotos(t *testing.T) {
 	if *photos == "" {
-		t.Skip("-photos names no folder")
+		t.Skip("needs a folder of JPEG files: give it with -photos")
 	}
 	files, err := filepath.Glob(filepath.Join(*photos, "*.jpg"))
 	if err != nil {

@@ -7,12 +7,14 @@ import (
 	"io"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/gomlx/compute/dtypes/float16"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/sptune/spt/internal/atomicfile"
+	"github.com/sptune/spt/internal/littleendian"
 )
 
 // ExternalAbove is the size, in bytes, above which [Model.Write] writes constants into a second
@@ -272,32 +274,19 @@ func (t *Tensor) write(w io.Writer) error {
 		return binary.Write(w, binary.LittleEndian, data)
 	case []int64:
 		return binary.Write(w, binary.LittleEndian, data)
-	}
-	buffer := make([]byte, 0, 1<<16)
-	flush := func(room int) error {
-		if len(buffer)+room <= cap(buffer) {
-			return nil
-		}
-		_, err := w.Write(buffer)
-		buffer = buffer[:0]
-		return err
-	}
-	switch data := t.Data.(type) {
 	case []float32:
-		for _, v := range data {
-			buffer = binary.LittleEndian.AppendUint32(buffer, math.Float32bits(v))
-			if err := flush(4); err != nil {
-				return err
-			}
-		}
+		return littleendian.Write(w, data)
 	case []float16.Float16:
-		for _, v := range data {
-			buffer = binary.LittleEndian.AppendUint16(buffer, uint16(v))
-			if err := flush(4); err != nil {
+		var buffer []byte
+		for chunk := range slices.Chunk(data, 1<<15) {
+			buffer = buffer[:0]
+			for _, v := range chunk {
+				buffer = binary.LittleEndian.AppendUint16(buffer, uint16(v))
+			}
+			if _, err := w.Write(buffer); err != nil {
 				return err
 			}
 		}
 	}
-	_, err := w.Write(buffer)
-	return err
+	return nil
 }

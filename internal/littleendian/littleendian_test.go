@@ -3,28 +3,40 @@ package littleendian
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"math"
+	"slices"
 	"testing"
 )
 
-func TestBytes(t *testing.T) {
+// TestReadWrite compares the bytes with those of package binary, for more numbers than one chunk,
+// in the way of this processor. On a little-endian processor it also checks the other way of Write.
+func TestReadWrite(t *testing.T) {
 	x := []float32{1, -2.5, float32(math.Inf(1)), 0, math.SmallestNonzeroFloat32}
+	for i := range 10_000 {
+		x = append(x, float32(i)/3)
+	}
 	var want []byte
 	for _, v := range x {
 		want = binary.LittleEndian.AppendUint32(want, math.Float32bits(v))
 	}
-	got, ok := Bytes(x)
-	if !ok {
-		t.Skip("this processor stores the highest byte first")
+	was := native
+	defer func() { native = was }()
+	for _, native = range []bool{was, false} {
+		var got bytes.Buffer
+		if err := Write(&got, x); err != nil || !bytes.Equal(got.Bytes(), want) {
+			t.Errorf("native %t: the bytes differ, %v", native, err)
+		}
+		// Without native, Read decodes its own memory, which holds the bytes of the file.
+		back := make([]float32, len(x))
+		if err := Read(bytes.NewReader(want), back); err != nil || !slices.Equal(back, x) {
+			t.Errorf("native %t: the numbers differ, %v", native, err)
+		}
 	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("% x, want % x", got, want)
+	if err := Read(bytes.NewReader(want[:7]), make([]float32, 2)); err != io.ErrUnexpectedEOF {
+		t.Errorf("cut short: %v", err)
 	}
-	copy(got[4:], want[:4])
-	if x[1] != 1 {
-		t.Errorf("x[1] is %v after a change of its bytes, want 1", x[1])
-	}
-	if b, _ := Bytes(nil); len(b) != 0 {
-		t.Errorf("%d bytes of no numbers", len(b))
+	if err := Read(bytes.NewReader(nil), nil); err != nil {
+		t.Errorf("no numbers: %v", err)
 	}
 }
