@@ -133,10 +133,10 @@ func TestOpen(t *testing.T) {
 	if missing := cpu.SupportsBF16(); missing != nil {
 		var refused *PrecisionError
 		if !errors.As(err, &refused) || !strings.Contains(err.Error(), missing.Error()) || !strings.Contains(err.Error(), "use f32") {
-			t.Errorf("bf16 without AMX-BF16: %v", err)
+			t.Errorf("bf16 without AVX512-BF16: %v", err)
 		}
 		if p := TimedPrecision("cpu"); p != "" {
-			t.Errorf("precision %s with a time limit, without AMX-BF16", p)
+			t.Errorf("precision %s with a time limit, without AVX512-BF16", p)
 		}
 	} else if p := TimedPrecision("cpu"); p != BF16 || TimedPrecision("cuda") != "" {
 		t.Errorf("precision %q with a time limit on the processor, %q on a GPU", p, TimedPrecision("cuda"))

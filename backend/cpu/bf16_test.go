@@ -38,7 +38,7 @@ func TestConfig(t *testing.T) {
 	be, err := New(BF16)
 	if missing := gemm.SupportsBF16(); missing != nil {
 		if err == nil || !strings.Contains(err.Error(), missing.Error()) {
-			t.Errorf("without AMX-BF16: %v", err)
+			t.Errorf("without AVX512-BF16: %v", err)
 		}
 		return
 	}
@@ -46,7 +46,7 @@ func TestConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer be.Finalize()
-	if plain := newBackend(t); !IsBF16(be) || IsBF16(plain) || !Is(be) || !strings.Contains(be.Description(), gemm.BF16Kernel) || strings.Contains(plain.Description(), gemm.BF16Kernel) {
+	if plain := newBackend(t); !IsBF16(be) || IsBF16(plain) || !Is(be) || !strings.Contains(be.Description(), gemm.BF16Kernel()) || strings.Contains(plain.Description(), gemm.BF16Kernel()) {
 		t.Errorf("%s: bf16 %t; %s: bf16 %t", be.Description(), IsBF16(be), plain.Description(), IsBF16(plain))
 	}
 }

@@ -84,8 +84,8 @@ const BF16 = "bf16"
 // bfloat16 and add up in float32. All tensors stay float32. The following operations compute
 // completely in float32: products of two operands with at most two axes each, such as the products
 // of a head; products with few rows or columns, such as the products with a factor of LoRA alone;
-// and all operations that are not products. BF16 needs a processor with AMX-BF16
-// and Linux, see [SupportsBF16].
+// and all operations that are not products. BF16 needs a processor with
+// AVX512-BF16, see [SupportsBF16].
 func New(config string) (compute.Backend, error) {
 	switch config {
 	case "":
@@ -129,7 +129,7 @@ func (b *backend) String() string { return backendName }
 func (b *backend) Description() string {
 	kernel := gemm.Kernel()
 	if b.bf16 {
-		kernel += " and " + gemm.BF16Kernel
+		kernel += " and " + gemm.BF16Kernel()
 	}
 	return fmt.Sprintf("CPU backend of spt (%s, kernel %s, %d threads)", runtime.GOARCH, kernel, runtime.GOMAXPROCS(0))
 }

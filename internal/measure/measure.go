@@ -16,7 +16,7 @@ import (
 // [gemm.Kernel]. If bf16 is set, it is the kernel for products of bfloat16 numbers.
 func Kernel(bf16 bool) string {
 	if bf16 {
-		return gemm.BF16Kernel
+		return gemm.BF16Kernel()
 	}
 	return gemm.Kernel()
 }

@@ -26,7 +26,7 @@ const (
 	bf16PanelBlock = 128 << 10
 )
 
-// strip is the argument of stripAMX. For mr rows and n columns the kernel computes dst =
+// strip is the argument of stripAMX and stripDP. For mr rows and n columns the kernel computes dst =
 // alpha·a·b + gamma·src + bias + residual, in this order. a·b is the sum of the products of this
 // strip and of the strips that follow it in the list next. All strides are in bytes.
 type strip struct {
@@ -35,10 +35,12 @@ type strip struct {
 	a, b unsafe.Pointer
 	// steps is the number of steps, at least 1. A step has the depth tileDepth.
 	steps int
+	// pairs is the number of pairs of steps of K, rounded up, for stripDP.
+	pairs int
 	// panel is the size of a panel of b.
 	panel int
 	// next is an additional product with the same rows and columns. The kernel reads its a, b,
-	// steps and panel. Nil: there is none.
+	// steps, pairs and panel. Nil: there is none.
 	next *strip
 
 	mr, n int
@@ -184,7 +186,7 @@ func (c *Call) bf16Block(operands []bf16Operand, r rect, j0, j1, kept int, o out
 	for i := range operands {
 		p := &operands[i]
 		total += p.steps
-		list[i].steps, list[i].panel = p.steps, 4*p.steps*2*tileFloats
+		list[i].steps, list[i].pairs, list[i].panel = p.steps, (p.k+1)/2, 4*p.steps*2*tileFloats
 		list[i].b = at(p.panels, (r.j0-j0)/panelCols*p.steps*2*tileFloats)
 		if i > 0 {
 			list[i-1].next = &list[i]
@@ -229,7 +231,7 @@ func (c *Call) bf16Block(operands []bf16Operand, r rect, j0, j1, kept int, o out
 			t.fetchB = uintptr(t.b) + uintptr(bf16Panels(t.n)*t.panel+n*ahead)
 			t.linesB = (ahead/cacheLine + steps - 1) / steps
 		}
-		stripAMX(t)
+		t.compute()
 		if o.finish {
 			c.finish(i, i1, r.j0, r.j1)
 		}
@@ -352,7 +354,3 @@ func (p *Packed) SetBF16(i, j int, v float32) {
 	halves := unsafe.Slice((*uint16)(unsafe.Pointer(&tile[0])), 2*tileFloats)
 	halves[i%tileDepth/2*tileDepth+2*(j%16)+i%2] = toBF16(v)
 }
-
-// BF16Kernel is the name of the kernel of calls with BF16 and the size of its blocks, rows ×
-// columns.
-const BF16Kernel = "amx-bf16 32x32"

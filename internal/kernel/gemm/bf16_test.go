@@ -338,7 +338,7 @@ func TestBF16Signals(t *testing.T) {
 	}
 }
 
-// BenchmarkBF16 measures the peak of products of tiles, and the products of BenchmarkWeight in
+// BenchmarkBF16 measures the peak of products of bfloat16 numbers, and the products of BenchmarkWeight in
 // bfloat16.
 func BenchmarkBF16(b *testing.B) {
 	needBF16(b)

@@ -64,6 +64,14 @@ func stripAMX(t *strip)
 // peakAMX runs n rounds of four products of tiles.
 func peakAMX(n int)
 
+// stripDP computes a strip of C with AVX512-BF16; see the type strip.
+//
+//go:noescape
+func stripDP(t *strip)
+
+// peakDP runs n rounds of 16 instructions that add the dot products of 16 pairs of numbers.
+func peakDP(n int)
+
 // alongA packs n rows of k contiguous steps, lds bytes apart, into tiles of A, step bytes apart.
 //
 //go:noescape

@@ -10306,12 +10306,12 @@ GLOBL tileConfig<>(SB), RODATA|NOPTR, $64
 // Requires: AMX-BF16, AVX, AVX512F, BMI2, MMX+
 TEXT ·stripAMX(SB), NOSPLIT, $32-8
 	MOVQ t+0(FP), DI
-	MOVQ 64(DI), AX
-	MOVQ AX, 8(SP)
 	MOVQ 72(DI), AX
+	MOVQ AX, 8(SP)
+	MOVQ 80(DI), AX
 	MOVQ AX, 16(SP)
 	MOVQ $0x00000000, 24(SP)
-	MOVQ 48(DI), R15
+	MOVQ 56(DI), R15
 	LEAQ tileConfig<>+0(SB), AX
 
 	// ldtilecfg [rax]
@@ -10319,14 +10319,14 @@ TEXT ·stripAMX(SB), NOSPLIT, $32-8
 	BYTE         $0x00
 	MOVQ         $0x00000040, R8
 	XORQ         R10, R10
-	VBROADCASTSS 160(DI), Z12
-	VBROADCASTSS 164(DI), Z13
+	VBROADCASTSS 168(DI), Z12
+	VBROADCASTSS 172(DI), Z13
 
 panel:
-	MOVQ 104(DI), AX
+	MOVQ 112(DI), AX
 	ADDQ 24(SP), AX
 	MOVQ AX, (SP)
-	CMPQ 40(DI), $0x10
+	CMPQ 48(DI), $0x10
 	JG   tall
 	CMPQ R15, $0x10
 	JG   sums1x2
@@ -10340,7 +10340,7 @@ term1x1:
 	MOVQ  (R14), SI
 	MOVQ  24(SP), DX
 	SHRQ  $0x07, DX
-	IMULQ 24(R14), DX
+	IMULQ 32(R14), DX
 	ADDQ  8(R14), DX
 	MOVQ  16(R14), CX
 
@@ -10362,17 +10362,17 @@ step1x1:
 	BYTE $0xc4
 	ADDQ $0x00000400, SI
 	ADDQ $0x00000800, DX
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 	MOVQ (SP), AX
 
 fetchDst1x1:
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
-	ADDQ       112(DI), AX
+	ADDQ       120(DI), AX
 	DECQ       BX
 	JNZ        fetchDst1x1
 	MOVQ       AX, (SP)
-	MOVQ       80(DI), BX
+	MOVQ       88(DI), BX
 	TESTQ      BX, BX
 	JZ         fetchA1x1done
 	MOVQ       8(SP), AX
@@ -10385,7 +10385,7 @@ fetchA1x1:
 	MOVQ       AX, 8(SP)
 
 fetchA1x1done:
-	MOVQ  88(DI), BX
+	MOVQ  96(DI), BX
 	TESTQ BX, BX
 	JZ    fetchB1x1done
 	MOVQ  16(SP), AX
@@ -10398,7 +10398,7 @@ fetchB1x1:
 	MOVQ       AX, 16(SP)
 
 fetchB1x1done:
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 
 write1x1:
 	TESTQ       R10, R10
@@ -10412,7 +10412,7 @@ write1x1:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 row1x1added:
 	VADDPS    Z10, Z0, Z0
@@ -10423,12 +10423,12 @@ row1x1added:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 row1x1whole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	DECQ    BX
 	JNZ     write1x1
@@ -10436,7 +10436,7 @@ row1x1whole:
 written1x1:
 	DECQ  CX
 	JNZ   step1x1
-	MOVQ  32(R14), R14
+	MOVQ  40(R14), R14
 	TESTQ R14, R14
 	JNZ   term1x1
 
@@ -10452,7 +10452,7 @@ rest1x1:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 rest1x1rowadded:
 	VADDPS    Z10, Z0, Z0
@@ -10463,17 +10463,17 @@ rest1x1rowadded:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 rest1x1rowwhole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	JMP     rest1x1
 
 rest1x1done:
-	MOVQ 96(DI), AX
+	MOVQ 104(DI), AX
 	MOVQ $0x00000080, BX
 
 	// tilestored [rax + rbx + 0], tmm0
@@ -10497,7 +10497,7 @@ term1x2:
 	MOVQ  (R14), SI
 	MOVQ  24(SP), DX
 	SHRQ  $0x07, DX
-	IMULQ 24(R14), DX
+	IMULQ 32(R14), DX
 	ADDQ  8(R14), DX
 	MOVQ  16(R14), CX
 
@@ -10529,17 +10529,17 @@ step1x2:
 	BYTE $0xcc
 	ADDQ $0x00000400, SI
 	ADDQ $0x00000800, DX
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 	MOVQ (SP), AX
 
 fetchDst1x2:
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
-	ADDQ       112(DI), AX
+	ADDQ       120(DI), AX
 	DECQ       BX
 	JNZ        fetchDst1x2
 	MOVQ       AX, (SP)
-	MOVQ       80(DI), BX
+	MOVQ       88(DI), BX
 	TESTQ      BX, BX
 	JZ         fetchA1x2done
 	MOVQ       8(SP), AX
@@ -10552,7 +10552,7 @@ fetchA1x2:
 	MOVQ       AX, 8(SP)
 
 fetchA1x2done:
-	MOVQ  88(DI), BX
+	MOVQ  96(DI), BX
 	TESTQ BX, BX
 	JZ    fetchB1x2done
 	MOVQ  16(SP), AX
@@ -10565,7 +10565,7 @@ fetchB1x2:
 	MOVQ       AX, 16(SP)
 
 fetchB1x2done:
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 
 write1x2:
 	TESTQ       R10, R10
@@ -10579,7 +10579,7 @@ write1x2:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 row1x2added:
 	VADDPS    Z10, Z0, Z0
@@ -10590,12 +10590,12 @@ row1x2added:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 row1x2whole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	DECQ    BX
 	JNZ     write1x2
@@ -10603,7 +10603,7 @@ row1x2whole:
 written1x2:
 	DECQ  CX
 	JNZ   step1x2
-	MOVQ  32(R14), R14
+	MOVQ  40(R14), R14
 	TESTQ R14, R14
 	JNZ   term1x2
 
@@ -10619,7 +10619,7 @@ rest1x2:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 rest1x2rowadded:
 	VADDPS    Z10, Z0, Z0
@@ -10630,17 +10630,17 @@ rest1x2rowadded:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 rest1x2rowwhole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	JMP     rest1x2
 
 rest1x2done:
-	MOVQ 96(DI), AX
+	MOVQ 104(DI), AX
 	MOVQ $0x00000080, BX
 
 	// tilestored [rax + rbx + 0], tmm0
@@ -10673,7 +10673,7 @@ term2x1:
 	MOVQ  (R14), SI
 	MOVQ  24(SP), DX
 	SHRQ  $0x07, DX
-	IMULQ 24(R14), DX
+	IMULQ 32(R14), DX
 	ADDQ  8(R14), DX
 	MOVQ  16(R14), CX
 
@@ -10705,17 +10705,17 @@ step2x1:
 	BYTE $0xd5
 	ADDQ $0x00000800, SI
 	ADDQ $0x00000800, DX
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 	MOVQ (SP), AX
 
 fetchDst2x1:
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
-	ADDQ       112(DI), AX
+	ADDQ       120(DI), AX
 	DECQ       BX
 	JNZ        fetchDst2x1
 	MOVQ       AX, (SP)
-	MOVQ       80(DI), BX
+	MOVQ       88(DI), BX
 	TESTQ      BX, BX
 	JZ         fetchA2x1done
 	MOVQ       8(SP), AX
@@ -10728,7 +10728,7 @@ fetchA2x1:
 	MOVQ       AX, 8(SP)
 
 fetchA2x1done:
-	MOVQ  88(DI), BX
+	MOVQ  96(DI), BX
 	TESTQ BX, BX
 	JZ    fetchB2x1done
 	MOVQ  16(SP), AX
@@ -10741,7 +10741,7 @@ fetchB2x1:
 	MOVQ       AX, 16(SP)
 
 fetchB2x1done:
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 
 write2x1:
 	TESTQ       R10, R10
@@ -10755,7 +10755,7 @@ write2x1:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 row2x1added:
 	VADDPS    Z10, Z0, Z0
@@ -10766,12 +10766,12 @@ row2x1added:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 row2x1whole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	DECQ    BX
 	JNZ     write2x1
@@ -10779,7 +10779,7 @@ row2x1whole:
 written2x1:
 	DECQ  CX
 	JNZ   step2x1
-	MOVQ  32(R14), R14
+	MOVQ  40(R14), R14
 	TESTQ R14, R14
 	JNZ   term2x1
 
@@ -10795,7 +10795,7 @@ rest2x1:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 rest2x1rowadded:
 	VADDPS    Z10, Z0, Z0
@@ -10806,17 +10806,17 @@ rest2x1rowadded:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 rest2x1rowwhole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	JMP     rest2x1
 
 rest2x1done:
-	MOVQ 96(DI), AX
+	MOVQ 104(DI), AX
 	MOVQ $0x00000080, BX
 
 	// tilestored [rax + rbx + 0], tmm0
@@ -10854,7 +10854,7 @@ term2x2:
 	MOVQ  (R14), SI
 	MOVQ  24(SP), DX
 	SHRQ  $0x07, DX
-	IMULQ 24(R14), DX
+	IMULQ 32(R14), DX
 	ADDQ  8(R14), DX
 	MOVQ  16(R14), CX
 
@@ -10900,17 +10900,17 @@ step2x2:
 	BYTE $0xdd
 	ADDQ $0x00000800, SI
 	ADDQ $0x00000800, DX
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 	MOVQ (SP), AX
 
 fetchDst2x2:
 	PREFETCHT0 (AX)
 	PREFETCHT0 64(AX)
-	ADDQ       112(DI), AX
+	ADDQ       120(DI), AX
 	DECQ       BX
 	JNZ        fetchDst2x2
 	MOVQ       AX, (SP)
-	MOVQ       80(DI), BX
+	MOVQ       88(DI), BX
 	TESTQ      BX, BX
 	JZ         fetchA2x2done
 	MOVQ       8(SP), AX
@@ -10923,7 +10923,7 @@ fetchA2x2:
 	MOVQ       AX, 8(SP)
 
 fetchA2x2done:
-	MOVQ  88(DI), BX
+	MOVQ  96(DI), BX
 	TESTQ BX, BX
 	JZ    fetchB2x2done
 	MOVQ  16(SP), AX
@@ -10936,7 +10936,7 @@ fetchB2x2:
 	MOVQ       AX, 16(SP)
 
 fetchB2x2done:
-	MOVQ 56(DI), BX
+	MOVQ 64(DI), BX
 
 write2x2:
 	TESTQ       R10, R10
@@ -10950,7 +10950,7 @@ write2x2:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 row2x2added:
 	VADDPS    Z10, Z0, Z0
@@ -10961,12 +10961,12 @@ row2x2added:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 row2x2whole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	DECQ    BX
 	JNZ     write2x2
@@ -10974,7 +10974,7 @@ row2x2whole:
 written2x2:
 	DECQ  CX
 	JNZ   step2x2
-	MOVQ  32(R14), R14
+	MOVQ  40(R14), R14
 	TESTQ R14, R14
 	JNZ   term2x2
 
@@ -10990,7 +10990,7 @@ rest2x2:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 rest2x2rowadded:
 	VADDPS    Z10, Z0, Z0
@@ -11001,17 +11001,17 @@ rest2x2rowadded:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 rest2x2rowwhole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	JMP     rest2x2
 
 rest2x2done:
-	MOVQ 96(DI), AX
+	MOVQ 104(DI), AX
 	MOVQ $0x00000080, BX
 
 	// tilestored [rax + rbx + 0], tmm0
@@ -11039,8 +11039,8 @@ rest2x2done:
 	BYTE $0x00
 
 summed:
-	MOVQ  40(DI), R10
-	MOVQ  96(DI), R9
+	MOVQ  48(DI), R10
+	MOVQ  104(DI), R9
 	MOVQ  $-1, AX
 	CMPQ  R15, $0x20
 	JGE   masked
@@ -11052,21 +11052,21 @@ masked:
 	KMOVW AX, K2
 	MOVQ  24(SP), BX
 	ADDQ  $0x00000080, 24(SP)
-	MOVQ  104(DI), R11
+	MOVQ  112(DI), R11
 	ADDQ  BX, R11
-	MOVQ  120(DI), R12
+	MOVQ  128(DI), R12
 	TESTQ R12, R12
 	JZ    nosrc
 	ADDQ  BX, R12
 
 nosrc:
-	MOVQ  136(DI), R13
+	MOVQ  144(DI), R13
 	TESTQ R13, R13
 	JZ    noresidual
 	ADDQ  BX, R13
 
 noresidual:
-	MOVQ  152(DI), AX
+	MOVQ  160(DI), AX
 	TESTQ AX, AX
 	JZ    nobias
 	ADDQ  BX, AX
@@ -11095,7 +11095,7 @@ last:
 	VFMADD231PS Z2, Z13, Z0
 	VMOVUPS.Z   64(R12), K2, Z2
 	VFMADD231PS Z2, Z13, Z1
-	ADDQ        128(DI), R12
+	ADDQ        136(DI), R12
 
 lastrowadded:
 	VADDPS    Z10, Z0, Z0
@@ -11106,12 +11106,12 @@ lastrowadded:
 	VADDPS    Z2, Z0, Z0
 	VMOVUPS.Z 64(R13), K2, Z2
 	VADDPS    Z2, Z1, Z1
-	ADDQ      144(DI), R13
+	ADDQ      152(DI), R13
 
 lastrowwhole:
 	VMOVUPS Z0, K1, (R11)
 	VMOVUPS Z1, K2, 64(R11)
-	ADDQ    112(DI), R11
+	ADDQ    120(DI), R11
 	DECQ    R10
 	JMP     last
 
@@ -11186,6 +11186,2073 @@ round:
 	// tilerelease
 	LONG $0x4978e2c4
 	BYTE $0xc0
+	RET
+
+// func stripDP(t *strip)
+// Requires: AVX, AVX512F, AVX512_BF16, BMI2, CMOV, MMX+
+TEXT ·stripDP(SB), NOSPLIT, $40-8
+	MOVQ t+0(FP), DI
+	MOVQ $0x00000000, (SP)
+	MOVQ 56(DI), R15
+	MOVQ $0x000003c0, AX
+	CMPQ 48(DI), $0x10
+	JLE  short
+	MOVQ $0x000007c0, AX
+
+short:
+	MOVQ AX, 16(SP)
+
+panel:
+	MOVQ  $-1, AX
+	CMPQ  R15, $0x20
+	JGE   masked
+	BZHIQ R15, AX, AX
+
+masked:
+	KMOVW AX, K1
+	SHRQ  $0x10, AX
+	KMOVW AX, K2
+	MOVQ  128(DI), R12
+	TESTQ R12, R12
+	JZ    nosrc
+	ADDQ  (SP), R12
+
+nosrc:
+	MOVQ  144(DI), R13
+	TESTQ R13, R13
+	JZ    noresidual
+	ADDQ  (SP), R13
+
+noresidual:
+	MOVQ 112(DI), R11
+	ADDQ (SP), R11
+	MOVQ 48(DI), R9
+	MOVQ $0x00000000, 8(SP)
+
+rows:
+	MOVQ   R11, R10
+	MOVQ   R11, 24(SP)
+	MOVQ   DI, R14
+	CMPQ   R15, $0x10
+	JG     wide
+	CMPQ   R9, $0x0c
+	JGE    sums12x1
+	CMPQ   R9, $0x08
+	JGE    sums8x1
+	CMPQ   R9, $0x04
+	JGE    sums4x1
+	CMPQ   R9, $0x02
+	JGE    sums2x1
+	MOVQ   120(DI), AX
+	IMUL3Q $0x00, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+
+term1x1:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step1x1:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair1x1:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xc6
+	PREFETCHT0   (R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair1x1
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step1x1
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term1x1
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	TESTQ        R12, R12
+	JZ           added1x1
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	ADDQ         136(DI), R12
+
+added1x1:
+	TESTQ     AX, AX
+	JZ        biased1x1
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+
+biased1x1:
+	TESTQ     R13, R13
+	JZ        whole1x1
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	ADDQ      152(DI), R13
+
+whole1x1:
+	VMOVUPS Z0, K1, (R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000040, 8(SP)
+	SUBQ    $0x01, R9
+	JMP     written
+
+sums2x1:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x01, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+term2x1:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step2x1:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair2x1:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xc6
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm1, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xcf
+	PREFETCHT0   (R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair2x1
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step2x1
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term2x1
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	TESTQ        R12, R12
+	JZ           added2x1
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+
+added2x1:
+	TESTQ     AX, AX
+	JZ        biased2x1
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z1, Z1
+
+biased2x1:
+	TESTQ     R13, R13
+	JZ        whole2x1
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+
+whole2x1:
+	VMOVUPS Z0, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z1, K1, (R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000080, 8(SP)
+	SUBQ    $0x02, R9
+	JMP     written
+
+sums4x1:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x03, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+term4x1:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step4x1:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair4x1:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xc6
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm1, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xcf
+	VBROADCASTSS 128(SI), Z30
+
+	// vdpbf16ps zmm2, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xd6
+	VBROADCASTSS 192(SI), Z31
+
+	// vdpbf16ps zmm3, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xdf
+	PREFETCHT0   (R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair4x1
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step4x1
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term4x1
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	TESTQ        R12, R12
+	JZ           added4x1
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z2
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z3
+	ADDQ         136(DI), R12
+
+added4x1:
+	TESTQ     AX, AX
+	JZ        biased4x1
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z1, Z1
+	VADDPS    Z30, Z2, Z2
+	VADDPS    Z30, Z3, Z3
+
+biased4x1:
+	TESTQ     R13, R13
+	JZ        whole4x1
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z2, Z2
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z3, Z3
+	ADDQ      152(DI), R13
+
+whole4x1:
+	VMOVUPS Z0, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z1, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z2, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z3, K1, (R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000100, 8(SP)
+	SUBQ    $0x04, R9
+	JMP     written
+
+sums8x1:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x07, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+term8x1:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step8x1:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair8x1:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xc6
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm1, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xcf
+	VBROADCASTSS 128(SI), Z30
+
+	// vdpbf16ps zmm2, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xd6
+	VBROADCASTSS 192(SI), Z31
+
+	// vdpbf16ps zmm3, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 256(SI), Z30
+
+	// vdpbf16ps zmm4, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xe6
+	VBROADCASTSS 320(SI), Z31
+
+	// vdpbf16ps zmm5, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xef
+	VBROADCASTSS 384(SI), Z30
+
+	// vdpbf16ps zmm6, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xf6
+	VBROADCASTSS 448(SI), Z31
+
+	// vdpbf16ps zmm7, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xff
+	PREFETCHT0   (R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair8x1
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step8x1
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term8x1
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	TESTQ        R12, R12
+	JZ           added8x1
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z2
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z3
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z4
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z5
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z6
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z7
+	ADDQ         136(DI), R12
+
+added8x1:
+	TESTQ     AX, AX
+	JZ        biased8x1
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z1, Z1
+	VADDPS    Z30, Z2, Z2
+	VADDPS    Z30, Z3, Z3
+	VADDPS    Z30, Z4, Z4
+	VADDPS    Z30, Z5, Z5
+	VADDPS    Z30, Z6, Z6
+	VADDPS    Z30, Z7, Z7
+
+biased8x1:
+	TESTQ     R13, R13
+	JZ        whole8x1
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z2, Z2
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z3, Z3
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z4, Z4
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z5, Z5
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z6, Z6
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z7, Z7
+	ADDQ      152(DI), R13
+
+whole8x1:
+	VMOVUPS Z0, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z1, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z2, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z3, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z4, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z5, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z6, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z7, K1, (R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000200, 8(SP)
+	SUBQ    $0x08, R9
+	JMP     written
+
+sums12x1:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x0b, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+
+term12x1:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step12x1:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair12x1:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xc6
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm1, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xcf
+	VBROADCASTSS 128(SI), Z30
+
+	// vdpbf16ps zmm2, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xd6
+	VBROADCASTSS 192(SI), Z31
+
+	// vdpbf16ps zmm3, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 256(SI), Z30
+
+	// vdpbf16ps zmm4, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xe6
+	VBROADCASTSS 320(SI), Z31
+
+	// vdpbf16ps zmm5, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xef
+	VBROADCASTSS 384(SI), Z30
+
+	// vdpbf16ps zmm6, zmm28, zmm30
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xf6
+	VBROADCASTSS 448(SI), Z31
+
+	// vdpbf16ps zmm7, zmm28, zmm31
+	LONG         $0x401e9262
+	BYTE         $0x52
+	BYTE         $0xff
+	VBROADCASTSS 512(SI), Z30
+
+	// vdpbf16ps zmm8, zmm28, zmm30
+	LONG         $0x401e1262
+	BYTE         $0x52
+	BYTE         $0xc6
+	VBROADCASTSS 576(SI), Z31
+
+	// vdpbf16ps zmm9, zmm28, zmm31
+	LONG         $0x401e1262
+	BYTE         $0x52
+	BYTE         $0xcf
+	VBROADCASTSS 640(SI), Z30
+
+	// vdpbf16ps zmm10, zmm28, zmm30
+	LONG         $0x401e1262
+	BYTE         $0x52
+	BYTE         $0xd6
+	VBROADCASTSS 704(SI), Z31
+
+	// vdpbf16ps zmm11, zmm28, zmm31
+	LONG         $0x401e1262
+	BYTE         $0x52
+	BYTE         $0xdf
+	PREFETCHT0   (R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair12x1
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step12x1
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term12x1
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	VMULPS       Z28, Z8, Z8
+	VMULPS       Z28, Z9, Z9
+	VMULPS       Z28, Z10, Z10
+	VMULPS       Z28, Z11, Z11
+	TESTQ        R12, R12
+	JZ           added12x1
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z2
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z3
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z4
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z5
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z6
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z7
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z8
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z9
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z10
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z11
+	ADDQ         136(DI), R12
+
+added12x1:
+	TESTQ     AX, AX
+	JZ        biased12x1
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z1, Z1
+	VADDPS    Z30, Z2, Z2
+	VADDPS    Z30, Z3, Z3
+	VADDPS    Z30, Z4, Z4
+	VADDPS    Z30, Z5, Z5
+	VADDPS    Z30, Z6, Z6
+	VADDPS    Z30, Z7, Z7
+	VADDPS    Z30, Z8, Z8
+	VADDPS    Z30, Z9, Z9
+	VADDPS    Z30, Z10, Z10
+	VADDPS    Z30, Z11, Z11
+
+biased12x1:
+	TESTQ     R13, R13
+	JZ        whole12x1
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z2, Z2
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z3, Z3
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z4, Z4
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z5, Z5
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z6, Z6
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z7, Z7
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z8, Z8
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z9, Z9
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z10, Z10
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z11, Z11
+	ADDQ      152(DI), R13
+
+whole12x1:
+	VMOVUPS Z0, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z1, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z2, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z3, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z4, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z5, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z6, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z7, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z8, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z9, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z10, K1, (R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z11, K1, (R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000300, 8(SP)
+	SUBQ    $0x0c, R9
+	JMP     written
+
+wide:
+	CMPQ   R9, $0x0c
+	JGE    sums12x2
+	CMPQ   R9, $0x08
+	JGE    sums8x2
+	CMPQ   R9, $0x04
+	JGE    sums4x2
+	CMPQ   R9, $0x02
+	JGE    sums2x2
+	MOVQ   120(DI), AX
+	IMUL3Q $0x00, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+
+term1x2:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step1x2:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair1x2:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VMOVUPS      1024(DX), Z29
+	PREFETCHT0   3072(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm1, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xce
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair1x2
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step1x2
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term1x2
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	TESTQ        R12, R12
+	JZ           added1x2
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+
+added1x2:
+	TESTQ     AX, AX
+	JZ        biased1x2
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VMOVUPS.Z 64(AX), K2, Z30
+	VADDPS    Z30, Z1, Z1
+
+biased1x2:
+	TESTQ     R13, R13
+	JZ        whole1x2
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+
+whole1x2:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000040, 8(SP)
+	SUBQ    $0x01, R9
+	JMP     written
+
+sums2x2:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x01, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+
+term2x2:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step2x2:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair2x2:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VMOVUPS      1024(DX), Z29
+	PREFETCHT0   3072(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm1, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xce
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm2, zmm28, zmm31
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xd7
+
+	// vdpbf16ps zmm3, zmm29, zmm31
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xdf
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair2x2
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step2x2
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term2x2
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	TESTQ        R12, R12
+	JZ           added2x2
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z2
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z3
+	ADDQ         136(DI), R12
+
+added2x2:
+	TESTQ     AX, AX
+	JZ        biased2x2
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z2, Z2
+	VMOVUPS.Z 64(AX), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	VADDPS    Z30, Z3, Z3
+
+biased2x2:
+	TESTQ     R13, R13
+	JZ        whole2x2
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z2, Z2
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z3, Z3
+	ADDQ      152(DI), R13
+
+whole2x2:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z2, K1, (R11)
+	VMOVUPS Z3, K2, 64(R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000080, 8(SP)
+	SUBQ    $0x02, R9
+	JMP     written
+
+sums4x2:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x03, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+
+term4x2:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step4x2:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair4x2:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VMOVUPS      1024(DX), Z29
+	PREFETCHT0   3072(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm1, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xce
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm2, zmm28, zmm31
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xd7
+
+	// vdpbf16ps zmm3, zmm29, zmm31
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 128(SI), Z30
+
+	// vdpbf16ps zmm4, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xe6
+
+	// vdpbf16ps zmm5, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xee
+	VBROADCASTSS 192(SI), Z31
+
+	// vdpbf16ps zmm6, zmm28, zmm31
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xf7
+
+	// vdpbf16ps zmm7, zmm29, zmm31
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xff
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair4x2
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step4x2
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term4x2
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	TESTQ        R12, R12
+	JZ           added4x2
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z2
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z3
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z4
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z5
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z6
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z7
+	ADDQ         136(DI), R12
+
+added4x2:
+	TESTQ     AX, AX
+	JZ        biased4x2
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z2, Z2
+	VADDPS    Z30, Z4, Z4
+	VADDPS    Z30, Z6, Z6
+	VMOVUPS.Z 64(AX), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	VADDPS    Z30, Z3, Z3
+	VADDPS    Z30, Z5, Z5
+	VADDPS    Z30, Z7, Z7
+
+biased4x2:
+	TESTQ     R13, R13
+	JZ        whole4x2
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z2, Z2
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z3, Z3
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z4, Z4
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z5, Z5
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z6, Z6
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z7, Z7
+	ADDQ      152(DI), R13
+
+whole4x2:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z2, K1, (R11)
+	VMOVUPS Z3, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z4, K1, (R11)
+	VMOVUPS Z5, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z6, K1, (R11)
+	VMOVUPS Z7, K2, 64(R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000100, 8(SP)
+	SUBQ    $0x04, R9
+	JMP     written
+
+sums8x2:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x07, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+
+term8x2:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step8x2:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair8x2:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VMOVUPS      1024(DX), Z29
+	PREFETCHT0   3072(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm1, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xce
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm2, zmm28, zmm31
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xd7
+
+	// vdpbf16ps zmm3, zmm29, zmm31
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 128(SI), Z30
+
+	// vdpbf16ps zmm4, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xe6
+
+	// vdpbf16ps zmm5, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xee
+	VBROADCASTSS 192(SI), Z31
+
+	// vdpbf16ps zmm6, zmm28, zmm31
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xf7
+
+	// vdpbf16ps zmm7, zmm29, zmm31
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xff
+	VBROADCASTSS 256(SI), Z30
+
+	// vdpbf16ps zmm8, zmm28, zmm30
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm9, zmm29, zmm30
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xce
+	VBROADCASTSS 320(SI), Z31
+
+	// vdpbf16ps zmm10, zmm28, zmm31
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xd7
+
+	// vdpbf16ps zmm11, zmm29, zmm31
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 384(SI), Z30
+
+	// vdpbf16ps zmm12, zmm28, zmm30
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xe6
+
+	// vdpbf16ps zmm13, zmm29, zmm30
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xee
+	VBROADCASTSS 448(SI), Z31
+
+	// vdpbf16ps zmm14, zmm28, zmm31
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xf7
+
+	// vdpbf16ps zmm15, zmm29, zmm31
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xff
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair8x2
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step8x2
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term8x2
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	VMULPS       Z28, Z8, Z8
+	VMULPS       Z28, Z9, Z9
+	VMULPS       Z28, Z10, Z10
+	VMULPS       Z28, Z11, Z11
+	VMULPS       Z28, Z12, Z12
+	VMULPS       Z28, Z13, Z13
+	VMULPS       Z28, Z14, Z14
+	VMULPS       Z28, Z15, Z15
+	TESTQ        R12, R12
+	JZ           added8x2
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z2
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z3
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z4
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z5
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z6
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z7
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z8
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z9
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z10
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z11
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z12
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z13
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z14
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z15
+	ADDQ         136(DI), R12
+
+added8x2:
+	TESTQ     AX, AX
+	JZ        biased8x2
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z2, Z2
+	VADDPS    Z30, Z4, Z4
+	VADDPS    Z30, Z6, Z6
+	VADDPS    Z30, Z8, Z8
+	VADDPS    Z30, Z10, Z10
+	VADDPS    Z30, Z12, Z12
+	VADDPS    Z30, Z14, Z14
+	VMOVUPS.Z 64(AX), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	VADDPS    Z30, Z3, Z3
+	VADDPS    Z30, Z5, Z5
+	VADDPS    Z30, Z7, Z7
+	VADDPS    Z30, Z9, Z9
+	VADDPS    Z30, Z11, Z11
+	VADDPS    Z30, Z13, Z13
+	VADDPS    Z30, Z15, Z15
+
+biased8x2:
+	TESTQ     R13, R13
+	JZ        whole8x2
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z2, Z2
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z3, Z3
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z4, Z4
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z5, Z5
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z6, Z6
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z7, Z7
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z8, Z8
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z9, Z9
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z10, Z10
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z11, Z11
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z12, Z12
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z13, Z13
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z14, Z14
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z15, Z15
+	ADDQ      152(DI), R13
+
+whole8x2:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z2, K1, (R11)
+	VMOVUPS Z3, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z4, K1, (R11)
+	VMOVUPS Z5, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z6, K1, (R11)
+	VMOVUPS Z7, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z8, K1, (R11)
+	VMOVUPS Z9, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z10, K1, (R11)
+	VMOVUPS Z11, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z12, K1, (R11)
+	VMOVUPS Z13, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z14, K1, (R11)
+	VMOVUPS Z15, K2, 64(R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000200, 8(SP)
+	SUBQ    $0x08, R9
+	JMP     written
+
+sums12x2:
+	MOVQ   120(DI), AX
+	IMUL3Q $0x0b, AX, AX
+	ADDQ   R11, AX
+	MOVQ   AX, 32(SP)
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+
+term12x2:
+	MOVQ  (R14), SI
+	ADDQ  8(SP), SI
+	MOVQ  (SP), DX
+	SHRQ  $0x07, DX
+	IMULQ 32(R14), DX
+	ADDQ  8(R14), DX
+	MOVQ  24(R14), CX
+
+step12x2:
+	MOVQ    $0x00000010, R8
+	CMPQ    CX, R8
+	CMOVQLT CX, R8
+	SUBQ    R8, CX
+
+pair12x2:
+	VMOVUPS      (DX), Z28
+	PREFETCHT0   2048(DX)
+	VMOVUPS      1024(DX), Z29
+	PREFETCHT0   3072(DX)
+	VBROADCASTSS (SI), Z30
+
+	// vdpbf16ps zmm0, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm1, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xce
+	VBROADCASTSS 64(SI), Z31
+
+	// vdpbf16ps zmm2, zmm28, zmm31
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xd7
+
+	// vdpbf16ps zmm3, zmm29, zmm31
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 128(SI), Z30
+
+	// vdpbf16ps zmm4, zmm28, zmm30
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xe6
+
+	// vdpbf16ps zmm5, zmm29, zmm30
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xee
+	VBROADCASTSS 192(SI), Z31
+
+	// vdpbf16ps zmm6, zmm28, zmm31
+	LONG $0x401e9262
+	BYTE $0x52
+	BYTE $0xf7
+
+	// vdpbf16ps zmm7, zmm29, zmm31
+	LONG         $0x40169262
+	BYTE         $0x52
+	BYTE         $0xff
+	VBROADCASTSS 256(SI), Z30
+
+	// vdpbf16ps zmm8, zmm28, zmm30
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm9, zmm29, zmm30
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xce
+	VBROADCASTSS 320(SI), Z31
+
+	// vdpbf16ps zmm10, zmm28, zmm31
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xd7
+
+	// vdpbf16ps zmm11, zmm29, zmm31
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 384(SI), Z30
+
+	// vdpbf16ps zmm12, zmm28, zmm30
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xe6
+
+	// vdpbf16ps zmm13, zmm29, zmm30
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xee
+	VBROADCASTSS 448(SI), Z31
+
+	// vdpbf16ps zmm14, zmm28, zmm31
+	LONG $0x401e1262
+	BYTE $0x52
+	BYTE $0xf7
+
+	// vdpbf16ps zmm15, zmm29, zmm31
+	LONG         $0x40161262
+	BYTE         $0x52
+	BYTE         $0xff
+	VBROADCASTSS 512(SI), Z30
+
+	// vdpbf16ps zmm16, zmm28, zmm30
+	LONG $0x401e8262
+	BYTE $0x52
+	BYTE $0xc6
+
+	// vdpbf16ps zmm17, zmm29, zmm30
+	LONG         $0x40168262
+	BYTE         $0x52
+	BYTE         $0xce
+	VBROADCASTSS 576(SI), Z31
+
+	// vdpbf16ps zmm18, zmm28, zmm31
+	LONG $0x401e8262
+	BYTE $0x52
+	BYTE $0xd7
+
+	// vdpbf16ps zmm19, zmm29, zmm31
+	LONG         $0x40168262
+	BYTE         $0x52
+	BYTE         $0xdf
+	VBROADCASTSS 640(SI), Z30
+
+	// vdpbf16ps zmm20, zmm28, zmm30
+	LONG $0x401e8262
+	BYTE $0x52
+	BYTE $0xe6
+
+	// vdpbf16ps zmm21, zmm29, zmm30
+	LONG         $0x40168262
+	BYTE         $0x52
+	BYTE         $0xee
+	VBROADCASTSS 704(SI), Z31
+
+	// vdpbf16ps zmm22, zmm28, zmm31
+	LONG $0x401e8262
+	BYTE $0x52
+	BYTE $0xf7
+
+	// vdpbf16ps zmm23, zmm29, zmm31
+	LONG         $0x40168262
+	BYTE         $0x52
+	BYTE         $0xff
+	PREFETCHT0   (R10)
+	PREFETCHT0   64(R10)
+	ADDQ         120(DI), R10
+	CMPQ         R10, 32(SP)
+	CMOVQHI      24(SP), R10
+	ADDQ         $0x04, SI
+	ADDQ         $0x40, DX
+	DECQ         R8
+	JNZ          pair12x2
+	ADDQ         16(SP), SI
+	ADDQ         $0x00000400, DX
+	TESTQ        CX, CX
+	JNZ          step12x2
+	MOVQ         40(R14), R14
+	TESTQ        R14, R14
+	JNZ          term12x2
+	MOVQ         160(DI), AX
+	VBROADCASTSS 168(DI), Z28
+	VBROADCASTSS 172(DI), Z29
+	VMULPS       Z28, Z0, Z0
+	VMULPS       Z28, Z1, Z1
+	VMULPS       Z28, Z2, Z2
+	VMULPS       Z28, Z3, Z3
+	VMULPS       Z28, Z4, Z4
+	VMULPS       Z28, Z5, Z5
+	VMULPS       Z28, Z6, Z6
+	VMULPS       Z28, Z7, Z7
+	VMULPS       Z28, Z8, Z8
+	VMULPS       Z28, Z9, Z9
+	VMULPS       Z28, Z10, Z10
+	VMULPS       Z28, Z11, Z11
+	VMULPS       Z28, Z12, Z12
+	VMULPS       Z28, Z13, Z13
+	VMULPS       Z28, Z14, Z14
+	VMULPS       Z28, Z15, Z15
+	VMULPS       Z28, Z16, Z16
+	VMULPS       Z28, Z17, Z17
+	VMULPS       Z28, Z18, Z18
+	VMULPS       Z28, Z19, Z19
+	VMULPS       Z28, Z20, Z20
+	VMULPS       Z28, Z21, Z21
+	VMULPS       Z28, Z22, Z22
+	VMULPS       Z28, Z23, Z23
+	TESTQ        R12, R12
+	JZ           added12x2
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z0
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z1
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z2
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z3
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z4
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z5
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z6
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z7
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z8
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z9
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z10
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z11
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z12
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z13
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z14
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z15
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z16
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z17
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z18
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z19
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z20
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z21
+	ADDQ         136(DI), R12
+	VMOVUPS.Z    (R12), K1, Z30
+	VFMADD231PS  Z30, Z29, Z22
+	VMOVUPS.Z    64(R12), K2, Z30
+	VFMADD231PS  Z30, Z29, Z23
+	ADDQ         136(DI), R12
+
+added12x2:
+	TESTQ     AX, AX
+	JZ        biased12x2
+	ADDQ      (SP), AX
+	VMOVUPS.Z (AX), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VADDPS    Z30, Z2, Z2
+	VADDPS    Z30, Z4, Z4
+	VADDPS    Z30, Z6, Z6
+	VADDPS    Z30, Z8, Z8
+	VADDPS    Z30, Z10, Z10
+	VADDPS    Z30, Z12, Z12
+	VADDPS    Z30, Z14, Z14
+	VADDPS    Z30, Z16, Z16
+	VADDPS    Z30, Z18, Z18
+	VADDPS    Z30, Z20, Z20
+	VADDPS    Z30, Z22, Z22
+	VMOVUPS.Z 64(AX), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	VADDPS    Z30, Z3, Z3
+	VADDPS    Z30, Z5, Z5
+	VADDPS    Z30, Z7, Z7
+	VADDPS    Z30, Z9, Z9
+	VADDPS    Z30, Z11, Z11
+	VADDPS    Z30, Z13, Z13
+	VADDPS    Z30, Z15, Z15
+	VADDPS    Z30, Z17, Z17
+	VADDPS    Z30, Z19, Z19
+	VADDPS    Z30, Z21, Z21
+	VADDPS    Z30, Z23, Z23
+
+biased12x2:
+	TESTQ     R13, R13
+	JZ        whole12x2
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z0, Z0
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z1, Z1
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z2, Z2
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z3, Z3
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z4, Z4
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z5, Z5
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z6, Z6
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z7, Z7
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z8, Z8
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z9, Z9
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z10, Z10
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z11, Z11
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z12, Z12
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z13, Z13
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z14, Z14
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z15, Z15
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z16, Z16
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z17, Z17
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z18, Z18
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z19, Z19
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z20, Z20
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z21, Z21
+	ADDQ      152(DI), R13
+	VMOVUPS.Z (R13), K1, Z30
+	VADDPS    Z30, Z22, Z22
+	VMOVUPS.Z 64(R13), K2, Z30
+	VADDPS    Z30, Z23, Z23
+	ADDQ      152(DI), R13
+
+whole12x2:
+	VMOVUPS Z0, K1, (R11)
+	VMOVUPS Z1, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z2, K1, (R11)
+	VMOVUPS Z3, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z4, K1, (R11)
+	VMOVUPS Z5, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z6, K1, (R11)
+	VMOVUPS Z7, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z8, K1, (R11)
+	VMOVUPS Z9, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z10, K1, (R11)
+	VMOVUPS Z11, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z12, K1, (R11)
+	VMOVUPS Z13, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z14, K1, (R11)
+	VMOVUPS Z15, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z16, K1, (R11)
+	VMOVUPS Z17, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z18, K1, (R11)
+	VMOVUPS Z19, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z20, K1, (R11)
+	VMOVUPS Z21, K2, 64(R11)
+	ADDQ    120(DI), R11
+	VMOVUPS Z22, K1, (R11)
+	VMOVUPS Z23, K2, 64(R11)
+	ADDQ    120(DI), R11
+	ADDQ    $0x00000300, 8(SP)
+	SUBQ    $0x0c, R9
+
+written:
+	TESTQ R9, R9
+	JNZ   rows
+	ADDQ  $0x00000080, (SP)
+	SUBQ  $0x20, R15
+	JG    panel
+	VZEROUPPER
+	RET
+
+// func peakDP(n int)
+// Requires: AVX, AVX512F, AVX512_BF16
+TEXT ·peakDP(SB), NOSPLIT, $0-8
+	MOVQ   n+0(FP), CX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+
+round:
+	// vdpbf16ps zmm0, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xc1
+
+	// vdpbf16ps zmm1, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xc9
+
+	// vdpbf16ps zmm2, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xd1
+
+	// vdpbf16ps zmm3, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xd9
+
+	// vdpbf16ps zmm4, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xe1
+
+	// vdpbf16ps zmm5, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xe9
+
+	// vdpbf16ps zmm6, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xf1
+
+	// vdpbf16ps zmm7, zmm16, zmm17
+	LONG $0x407eb262
+	BYTE $0x52
+	BYTE $0xf9
+
+	// vdpbf16ps zmm8, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xc1
+
+	// vdpbf16ps zmm9, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xc9
+
+	// vdpbf16ps zmm10, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xd1
+
+	// vdpbf16ps zmm11, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xd9
+
+	// vdpbf16ps zmm12, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xe1
+
+	// vdpbf16ps zmm13, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xe9
+
+	// vdpbf16ps zmm14, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xf1
+
+	// vdpbf16ps zmm15, zmm16, zmm17
+	LONG $0x407e3262
+	BYTE $0x52
+	BYTE $0xf9
+	DECQ CX
+	JNZ  round
+	VZEROUPPER
 	RET
 
 DATA pairs<>+0(SB)/4, $0x00100000

@@ -18,11 +18,7 @@ func PeakBF16GFLOPS(threads int, d time.Duration) float64 {
 	if err := SupportsBF16(); err != nil {
 		panic("gemm: measuring the peak of bfloat16: " + err.Error())
 	}
-	const rounds, products, operations = 2000, 4, 2 * 16 * 16 * tileDepth
-	return peak(threads, d, func() int {
-		peakAMX(rounds)
-		return rounds * products * operations
-	})
+	return peak(threads, d, peakBF16)
 }
 
 // peak runs f again and again for about d on a number of threads. f returns its number of

@@ -10,7 +10,8 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// The assembler of Go has no AMX instructions and no conversions to bfloat16. The functions of this
+// The assembler of Go has no AMX instructions, and no conversions to bfloat16 or products of
+// bfloat16 numbers. The functions of this
 // file emit their machine code, with the instruction in the syntax of Intel as a comment. The
 // encodings are those of the Intel Software Developer's Manual, volume 2. TestEncodings compares
 // them with the assembler of LLVM.
@@ -110,5 +111,16 @@ func toBFloat16(dst, high, low VecPhysical) instruction {
 		fmt.Sprintf("vcvtne2ps2bf16 zmm%d, zmm%d, zmm%d", d, h, l),
 		[]byte{0x62, flag(d, 3)<<7 | flag(l, 4)<<6 | flag(l, 3)<<5 | flag(d, 4)<<4 | 2,
 			^h&15<<3 | 4 | prefixF2, 0x40 | flag(h, 4)<<3, 0x72, 0xc0 | d&7<<3 | l&7},
+	}
+}
+
+// addDotProducts multiplies the two bfloat16s in each lane of a by those of b, and adds both products
+// to the float32 in this lane of sum.
+func addDotProducts(sum, a, b VecPhysical) instruction {
+	s, x, y := number(sum), number(a), number(b)
+	return instruction{
+		fmt.Sprintf("vdpbf16ps zmm%d, zmm%d, zmm%d", s, x, y),
+		[]byte{0x62, flag(s, 3)<<7 | flag(y, 4)<<6 | flag(y, 3)<<5 | flag(s, 4)<<4 | 2,
+			^x&15<<3 | 4 | prefixF3, 0x40 | flag(x, 4)<<3, 0x52, 0xc0 | s&7<<3 | y&7},
 	}
 }

@@ -43,7 +43,8 @@ func TestEncodings(t *testing.T) {
 	vectors := targets[1].vec
 	for i := range vectors {
 		for j := range vectors {
-			all = append(all, toBFloat16(vectors[i], vectors[j], vectors[(i+5*j+3)%32]))
+			k := (i + 5*j + 3) % 32
+			all = append(all, toBFloat16(vectors[i], vectors[j], vectors[k]), addDotProducts(vectors[i], vectors[j], vectors[k]))
 		}
 	}
 	var source strings.Builder

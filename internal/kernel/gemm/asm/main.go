@@ -45,6 +45,8 @@ func main() {
 	}
 	amx()
 	amxPeak()
+	dp()
+	dpPeak()
 	packBF16()
 	Generate()
 }
