@@ -26,8 +26,8 @@ const (
 	bf16PanelBlock = 128 << 10
 )
 
-// strip is the argument of stripAMX and stripDP. For mr rows and n columns the kernel computes dst =
-// alpha·a·b + gamma·src + bias + residual, in this order. a·b is the sum of the products of this
+// strip is the argument of stripAMX and stripDP. For mr rows and n columns the kernel computes dst
+// = alpha·a·b + gamma·src + bias + residual, in this order. a·b is the sum of the products of this
 // strip and of the strips that follow it in the list next. All strides are in bytes.
 type strip struct {
 	// a holds the tiles of the strip: for each step, one tile if mr is at most 16, and two tiles

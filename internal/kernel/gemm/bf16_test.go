@@ -338,8 +338,8 @@ func TestBF16Signals(t *testing.T) {
 	}
 }
 
-// BenchmarkBF16 measures the peak of products of bfloat16 numbers, and the products of BenchmarkWeight in
-// bfloat16.
+// BenchmarkBF16 measures the peak of products of bfloat16 numbers, and the products of
+// BenchmarkWeight in bfloat16.
 func BenchmarkBF16(b *testing.B) {
 	needBF16(b)
 	b.Run("peak", func(b *testing.B) {

@@ -9,9 +9,9 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// dpRows are the numbers of rows whose sums are computed at the same time. The registers hold the sums
-// of at most twelve rows: two registers for each row, two for a pair of steps of the panel, and two
-// for elements of the strip. A strip of 32 rows is computed as 12, 12 and 8.
+// dpRows are the numbers of rows whose sums are computed at the same time. The registers hold the
+// sums of at most twelve rows: two registers for each row, two for a pair of steps of the panel,
+// and two for elements of the strip. A strip of 32 rows is computed as 12, 12 and 8.
 var dpRows = []int{12, 8, 4, 2, 1}
 
 // Registers of the kernel for AVX512-BF16. amxArgs, amxTerm, amxA, amxB, amxDst, amxSrc, amxRes and
@@ -23,20 +23,20 @@ var (
 	dpFetch = R10 // next row of C that is prefetched
 )
 
-// dp generates the kernel for processors with AVX512-BF16 but without AMX. It computes the same strip
-// from the same packed operands as the kernel for AMX. The sums of a group of rows and 32 columns
-// stay in registers over the whole depth. For each pair of steps, the kernel loads a row of the tiles
-// of the panel and broadcasts a pair of each row of the strip.
+// dp generates the kernel for processors with AVX512-BF16 but without AMX. It computes the same
+// strip from the same packed operands as the kernel for AMX. The sums of a group of rows and 32
+// columns stay in registers over the whole depth. For each pair of steps, the kernel loads a row of
+// the tiles of the panel and broadcasts a pair of each row of the strip.
 func dp() {
 	TEXT("stripDP", NOSPLIT, "func(t *strip)")
 	Pragma("noescape")
 	Doc("stripDP computes a strip of C with AVX512-BF16; see the type strip.")
 	Load(Param("t"), amxArgs)
 	addr := amxField(amxArgs)
-	// at is the distance of the panel from the first panel in a row of C, row is the distance of the
-	// group of rows from the first row of the strip, rowC in C, and skip is the distance from the last
-	// pair of a step of A to the first pair of the next step, all in bytes. last is the last row of C
-	// that is prefetched, and first the first one.
+	// at is the distance of the panel from the first panel in a row of C, row is the distance of
+	// the group of rows from the first row of the strip, rowC in C, and skip is the distance from
+	// the last pair of a step of A to the first pair of the next step, all in bytes. last is the
+	// last row of C that is prefetched, and first the first one.
 	at, row, skip, first, last := AllocLocal(8), AllocLocal(8), AllocLocal(8), AllocLocal(8), AllocLocal(8)
 	MOVQ(U32(0), at)
 	MOVQ(addr("n"), amxColumns)

@@ -114,8 +114,8 @@ func toBFloat16(dst, high, low VecPhysical) instruction {
 	}
 }
 
-// addDotProducts multiplies the two bfloat16s in each lane of a by those of b, and adds both products
-// to the float32 in this lane of sum.
+// addDotProducts multiplies the two bfloat16s in each lane of a by those of b, and adds both
+// products to the float32 in this lane of sum.
 func addDotProducts(sum, a, b VecPhysical) instruction {
 	s, x, y := number(sum), number(a), number(b)
 	return instruction{
