@@ -11,10 +11,9 @@ import (
 )
 
 // The assembler of Go has no AMX instructions, and no conversions to bfloat16 or products of
-// bfloat16 numbers. The functions of this
-// file emit their machine code, with the instruction in the syntax of Intel as a comment. The
-// encodings are those of the Intel Software Developer's Manual, volume 2. TestEncodings compares
-// them with the assembler of LLVM.
+// bfloat16 numbers. The functions of this file emit their machine code, with the instruction in the
+// syntax of Intel as a comment. The encodings are those of the Intel Software Developer's Manual,
+// volume 2. TestEncodings compares them with the assembler of LLVM.
 
 // instruction is the machine code of an instruction and its text in the syntax of Intel.
 type instruction struct {
