@@ -34,7 +34,8 @@ func planCommand(a *app) *cobra.Command {
 structured module, which vectors are tuned whole, and which single entries of the other
 matrices are tuned. It uses as much of the budget as possible. With --model the budget can be
 a share of the backbone, such as 0.5%. With several budgets it makes a plan for each of them; the
-budget then follows the name of --out, as in plan-0.2M.json.
+budget then follows the name of --out, as in plan-0.2M.json. The reach of a plan is the share of
+the sum of all scores that is in the matrices, vectors and entries of the plan.
 
 With --import the command makes a plan from a selection that the authors of the paper
 published, or that their code saved: a .pth file. It checks the parameter counts that the file
@@ -148,9 +149,9 @@ func (a *app) plan(ctx context.Context, o *options, planning plan.Options) error
 		}
 	}
 	if len(plans) == 1 {
-		return a.writePlan(plans[0], scores.Tensors, m, outs[0], o.explain)
+		return a.writePlan(plans[0], scores, m, outs[0], o.explain)
 	}
-	return a.writePlans(plans, scores.Tensors, m, outs, o.explain)
+	return a.writePlans(plans, scores, m, outs, o.explain)
 }
 
 // importPlan makes a plan from a published selection. If model names a backbone, it checks that the
@@ -177,7 +178,7 @@ func (a *app) importPlan(ctx context.Context, path, module string, rank int, mod
 	if err := p.Save(out); err != nil {
 		return err
 	}
-	return a.writePlan(p, tensors, m, out, explain)
+	return a.writePlan(p, &sensitivity.Scores{Tensors: tensors}, m, out, explain)
 }
 
 // loadScores reads a scores file. The error for a file of another kind names the kind.
@@ -235,17 +236,32 @@ type planDocument struct {
 	Budget int        `json:"budget"`
 	Tau    int        `json:"tau"`
 	Cost   plan.Cost  `json:"cost"`
+	Reach  float64    `json:"reach,omitempty"` // absent in an imported plan
 	Rows   []plan.Row `json:"rows"`
 }
 
-// documentOf returns the JSON document of the plan in the file out.
-func documentOf(p *plan.Plan, tensors []sensitivity.Tensor, out string) (planDocument, error) {
+// documentOf returns the JSON document of the plan in the file out. The scores are those of the
+// plan, or have tensors without scores if the plan was imported.
+func documentOf(p *plan.Plan, scores *sensitivity.Scores, out string) (planDocument, error) {
 	count, err := peft.CountOf(p.Module)
 	if err != nil {
 		return planDocument{}, err
 	}
-	rows, err := p.Explain(tensors, count)
-	return planDocument{out, p.Module, p.Rank, p.Compat, p.Only, p.Rule, p.Budget, p.Tau, p.Cost, rows}, err
+	reach, err := reachOf(p, scores)
+	if err != nil {
+		return planDocument{}, err
+	}
+	rows, err := p.Explain(scores.Tensors, count)
+	return planDocument{out, p.Module, p.Rank, p.Compat, p.Only, p.Rule, p.Budget, p.Tau, p.Cost, reach, rows}, err
+}
+
+// reachOf returns the share of the sensitivity that the plan reaches, or 0 if the tensors have no
+// scores.
+func reachOf(p *plan.Plan, scores *sensitivity.Scores) (float64, error) {
+	if len(scores.Tensors) == 0 || scores.Tensors[0].Scores == nil {
+		return 0, nil
+	}
+	return p.Reach(scores)
 }
 
 // explainPlan writes how a plan divides its budget among blocks and operations.
@@ -262,13 +278,13 @@ func (a *app) explainPlan(p *plan.Plan, tensors []sensitivity.Tensor) error {
 }
 
 // writePlans prints several plans of the same scores, which are in the files outs.
-func (a *app) writePlans(plans []*plan.Plan, tensors []sensitivity.Tensor, m *backbone.Model, outs []string, explain bool) error {
+func (a *app) writePlans(plans []*plan.Plan, scores *sensitivity.Scores, m *backbone.Model, outs []string, explain bool) error {
 	if a.json {
 		var all struct {
 			Plans []planDocument `json:"plans"`
 		}
 		for i, p := range plans {
-			d, err := documentOf(p, tensors, outs[i])
+			d, err := documentOf(p, scores, outs[i])
 			if err != nil {
 				return err
 			}
@@ -278,15 +294,22 @@ func (a *app) writePlans(plans []*plan.Plan, tensors []sensitivity.Tensor, m *ba
 	}
 	if explain {
 		for _, p := range plans {
-			if err := a.explainPlan(p, tensors); err != nil {
+			if err := a.explainPlan(p, scores.Tensors); err != nil {
 				return err
 			}
 		}
 	}
+	reaches := make([]float64, len(plans))
+	for i, p := range plans {
+		var err error
+		if reaches[i], err = reachOf(p, scores); err != nil {
+			return err
+		}
+	}
 	text := table(func(w io.Writer) {
-		fmt.Fprintln(w, "budget\tcost\tmodules\tvectors\tentries\tclass token\trank\tplan\t")
+		fmt.Fprintln(w, "budget\tcost\tmodules\tvectors\tentries\tclass token\trank\treach\tplan\t")
 		for i, p := range plans {
-			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", p.Budget, p.Cost.Total, p.Cost.Structured, p.Cost.Vectors, p.Cost.Unstructured, p.Cost.ClassToken, p.Rank, printable(outs[i]))
+			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t\n", p.Budget, p.Cost.Total, p.Cost.Structured, p.Cost.Vectors, p.Cost.Unstructured, p.Cost.ClassToken, p.Rank, wording.Percent(reaches[i]), printable(outs[i]))
 		}
 	})
 	return a.write(text + "\n" + facts{{"next", trainPlan(outs[0], m)}}.String())
@@ -302,18 +325,22 @@ func trainPlan(out string, m *backbone.Model) string {
 }
 
 // writePlan prints the plan in the file out.
-func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.Model, out string, explain bool) error {
+func (a *app) writePlan(p *plan.Plan, scores *sensitivity.Scores, m *backbone.Model, out string, explain bool) error {
 	if a.json {
-		d, err := documentOf(p, tensors, out)
+		d, err := documentOf(p, scores, out)
 		if err != nil {
 			return err
 		}
 		return a.writeJSON(d)
 	}
 	if explain {
-		if err := a.explainPlan(p, tensors); err != nil {
+		if err := a.explainPlan(p, scores.Tensors); err != nil {
 			return err
 		}
+	}
+	reach, err := reachOf(p, scores)
+	if err != nil {
+		return err
 	}
 	entries := 0
 	for _, e := range p.Entries {
@@ -334,6 +361,9 @@ func (a *app) writePlan(p *plan.Plan, tensors []sensitivity.Tensor, m *backbone.
 	f.add("class token", "%d parameters", p.Cost.ClassToken)
 	if p.Tau > 0 { // an imported plan has no tau
 		f.add("tau", "%d largest scores", p.Tau)
+	}
+	if reach > 0 {
+		f.add("reach", "%s of the sum of all scores is in what the plan tunes", wording.Percent(reach))
 	}
 	f.add("plan", "%s, %s", out, wording.Bytes(fileSize(out)))
 	f.add("next", "%s", trainPlan(out, m))
