@@ -22,23 +22,27 @@ func acc(i, j int) tmm { return tmm(2*i + j) }
 func stripTile(i int) tmm { return tmm(4 + i) }
 func panelTile(j int) tmm { return tmm(6 + j) }
 
-// Registers of the AMX kernel.
+// Registers of both kernels that compute a strip, this one and the one for AVX512-BF16.
 var (
-	amxArgs    = RDI // the argument t
-	amxTerm    = R14 // the product that is computed now
-	amxA, amxB = RSI, RDX
-	amxSteps   = RCX
-	amxStride  = R8  // row stride of a tile of an operand
-	amxSum     = R9  // next row of the sums that are written
-	amxLeft    = R10 // number of rows that are not written
-	amxDst     = R11
-	amxSrc     = R12
-	amxRes     = R13
-	amxColumns = R15 // number of columns that are not computed
-	amxBias    = []VecPhysical{Z10, Z11}
-	amxAlpha   = Z12
-	amxGamma   = Z13
-	amxMask    = []OpmaskPhysical{K1, K2}
+	stripArgs      = RDI // the argument t
+	stripTerm      = R14 // the product that is computed now
+	stripA, stripB = RSI, RDX
+	stripDst       = R11
+	stripSrc       = R12
+	stripRes       = R13
+	stripColumns   = R15                      // number of columns that are not computed
+	stripMask      = []OpmaskPhysical{K1, K2} // columns of the panel that exist
+)
+
+// Other registers of this kernel.
+var (
+	amxSteps  = RCX
+	amxStride = R8  // row stride of a tile of an operand
+	amxSum    = R9  // next row of the sums that are written
+	amxLeft   = R10 // number of rows that are not written
+	amxBias   = []VecPhysical{Z10, Z11}
+	amxAlpha  = Z12
+	amxGamma  = Z13
 )
 
 // amx generates the kernel for processors with AMX-BF16. It computes a strip of C, up to 32 rows
@@ -62,8 +66,8 @@ func amx() {
 	TEXT("stripAMX", NOSPLIT, "func(t *strip)")
 	Pragma("noescape")
 	Doc("stripAMX computes a strip of C; see the type strip.")
-	Load(Param("t"), amxArgs)
-	addr := amxField(amxArgs)
+	Load(Param("t"), stripArgs)
+	addr := stripField(stripArgs)
 	// fetchDst is the next row of the panel that is prefetched. fetchA and fetchB are the next
 	// lines of the memory that the next strips need.
 	fetch := amxFetch{AllocLocal(8), AllocLocal(8), AllocLocal(8)}
@@ -77,7 +81,7 @@ func amx() {
 	// at is the distance of the panel from the first panel in a row of C, in bytes.
 	at := AllocLocal(8)
 	MOVQ(U32(0), at)
-	MOVQ(addr("n"), amxColumns)
+	MOVQ(addr("n"), stripColumns)
 	LEAQ(config, RAX)
 	loadTileConfig(RAX).emit(tileISA)
 	MOVQ(U32(tileRow), amxStride)
@@ -91,12 +95,12 @@ func amx() {
 	MOVQ(RAX, fetch.dst)
 	CMPQ(addr("mr"), Imm(16))
 	JG(LabelRef("tall"))
-	CMPQ(amxColumns, Imm(16))
+	CMPQ(stripColumns, Imm(16))
 	JG(LabelRef("sums1x2"))
 	amxPanel(addr, at, fetch, 1, 1)
 	amxPanel(addr, at, fetch, 1, 2)
 	Label("tall")
-	CMPQ(amxColumns, Imm(16))
+	CMPQ(stripColumns, Imm(16))
 	JG(LabelRef("sums2x2"))
 	amxPanel(addr, at, fetch, 2, 1)
 	amxPanel(addr, at, fetch, 2, 2)
@@ -106,21 +110,21 @@ func amx() {
 	MOVQ(addr("mr"), amxLeft)
 	MOVQ(addr("sums"), amxSum)
 	MOVQ(I32(-1), RAX)
-	CMPQ(amxColumns, Imm(32))
+	CMPQ(stripColumns, Imm(32))
 	JGE(LabelRef("masked"))
-	BZHIQ(amxColumns, RAX, RAX)
+	BZHIQ(stripColumns, RAX, RAX)
 	Label("masked")
-	KMOVW(EAX, amxMask[0])
+	KMOVW(EAX, stripMask[0])
 	SHRQ(Imm(16), RAX)
-	KMOVW(EAX, amxMask[1])
+	KMOVW(EAX, stripMask[1])
 	MOVQ(at, RBX)
 	ADDQ(U32(2*tileRow), at)
-	MOVQ(addr("dst"), amxDst)
-	ADDQ(RBX, amxDst)
+	MOVQ(addr("dst"), stripDst)
+	ADDQ(RBX, stripDst)
 	for _, p := range []struct {
 		field string
 		r     GPPhysical
-	}{{"src", amxSrc}, {"residual", amxRes}, {"bias", RAX}} {
+	}{{"src", stripSrc}, {"residual", stripRes}, {"bias", RAX}} {
 		MOVQ(addr(p.field), p.r)
 		TESTQ(p.r, p.r)
 		JZ(LabelRef("no" + p.field))
@@ -133,10 +137,10 @@ func amx() {
 	TESTQ(RAX, RAX)
 	JZ(LabelRef("biased"))
 	for j, v := range amxBias {
-		VMOVUPS_Z(Mem{Base: RAX, Disp: j * tileRow}, amxMask[j], v)
+		VMOVUPS_Z(Mem{Base: RAX, Disp: j * tileRow}, stripMask[j], v)
 	}
 	Label("biased")
-	SUBQ(Imm(32), amxColumns)
+	SUBQ(Imm(32), stripColumns)
 	JG(LabelRef("panel"))
 	amxWrite(addr, "last")
 	tileRelease().emit(tileISA)
@@ -144,8 +148,8 @@ func amx() {
 	RET()
 }
 
-// amxField returns a function that returns the address of a field of the strip at r.
-func amxField(r Register) func(name string) Mem {
+// stripField returns a function that returns the address of a field of the strip at r.
+func stripField(r Register) func(name string) Mem {
 	t := Param("t").Dereference(r)
 	return func(name string) Mem {
 		b, err := t.Field(name).Resolve()
@@ -191,33 +195,33 @@ func (f amxFetch) rows(name string, addr func(string) Mem) {
 // stores the sums after the sums of the panel before are written.
 func amxPanel(addr func(string) Mem, at Mem, fetch amxFetch, mt, nt int) {
 	name := func(s string) string { return fmt.Sprintf("%s%dx%d", s, mt, nt) }
-	field := amxField(amxTerm) // of the current product
+	field := stripField(stripTerm) // of the current product
 	Label(name("sums"))
 	for i := range mt {
 		for j := range nt {
 			tileZero(acc(i, j)).emit(tileISA)
 		}
 	}
-	MOVQ(amxArgs, amxTerm)
+	MOVQ(stripArgs, stripTerm)
 	Label(name("term"))
-	MOVQ(field("a"), amxA)
-	MOVQ(at, amxB)
-	SHRQ(Imm(7), amxB)
-	IMULQ(field("panel"), amxB)
-	ADDQ(field("b"), amxB)
+	MOVQ(field("a"), stripA)
+	MOVQ(at, stripB)
+	SHRQ(Imm(7), stripB)
+	IMULQ(field("panel"), stripB)
+	ADDQ(field("b"), stripB)
 	MOVQ(field("steps"), amxSteps)
 	Label(name("step"))
 	for i := range mt {
-		tileLoad(stripTile(i), amxA, amxStride, int32(i*tileBytes)).emit(tileISA)
+		tileLoad(stripTile(i), stripA, amxStride, int32(i*tileBytes)).emit(tileISA)
 		for j := range nt {
 			if i == 0 {
-				tileLoad(panelTile(j), amxB, amxStride, int32(j*tileBytes)).emit(tileISA)
+				tileLoad(panelTile(j), stripB, amxStride, int32(j*tileBytes)).emit(tileISA)
 			}
 			tileProduct(acc(i, j), stripTile(i), panelTile(j)).emit(tileISA)
 		}
 	}
-	ADDQ(U32(uint32(mt*tileBytes)), amxA)
-	ADDQ(U32(2*tileBytes), amxB)
+	ADDQ(U32(uint32(mt*tileBytes)), stripA)
+	ADDQ(U32(2*tileBytes), stripB)
 	fetch.rows(name("fetchDst"), addr)
 	fetch.lines(name("fetchA"), fetch.a, addr("linesA"))
 	fetch.lines(name("fetchB"), fetch.b, addr("linesB"))
@@ -232,8 +236,8 @@ func amxPanel(addr func(string) Mem, at Mem, fetch amxFetch, mt, nt int) {
 	Label(name("written"))
 	DECQ(amxSteps)
 	JNZ(LabelRef(name("step")))
-	MOVQ(field("next"), amxTerm)
-	TESTQ(amxTerm, amxTerm)
+	MOVQ(field("next"), stripTerm)
+	TESTQ(stripTerm, stripTerm)
 	JNZ(LabelRef(name("term")))
 	amxWrite(addr, name("rest"))
 	MOVQ(addr("sums"), RAX)
@@ -263,29 +267,29 @@ func amxWriteRow(addr func(string) Mem, name string) {
 		VMULPS(Mem{Base: amxSum, Disp: j * tileRow}, amxAlpha, v)
 	}
 	ADDQ(U32(2*tileRow), amxSum)
-	TESTQ(amxSrc, amxSrc)
+	TESTQ(stripSrc, stripSrc)
 	JZ(LabelRef(name + "added"))
 	for j, v := range sums {
-		VMOVUPS_Z(Mem{Base: amxSrc, Disp: j * tileRow}, amxMask[j], tmp)
+		VMOVUPS_Z(Mem{Base: stripSrc, Disp: j * tileRow}, stripMask[j], tmp)
 		VFMADD231PS(tmp, amxGamma, v)
 	}
-	ADDQ(addr("lds"), amxSrc)
+	ADDQ(addr("lds"), stripSrc)
 	Label(name + "added")
 	for j, v := range sums {
 		VADDPS(amxBias[j], v, v)
 	}
-	TESTQ(amxRes, amxRes)
+	TESTQ(stripRes, stripRes)
 	JZ(LabelRef(name + "whole"))
 	for j, v := range sums {
-		VMOVUPS_Z(Mem{Base: amxRes, Disp: j * tileRow}, amxMask[j], tmp)
+		VMOVUPS_Z(Mem{Base: stripRes, Disp: j * tileRow}, stripMask[j], tmp)
 		VADDPS(tmp, v, v)
 	}
-	ADDQ(addr("ldr"), amxRes)
+	ADDQ(addr("ldr"), stripRes)
 	Label(name + "whole")
 	for j, v := range sums {
-		VMOVUPS(v, amxMask[j], Mem{Base: amxDst, Disp: j * tileRow})
+		VMOVUPS(v, stripMask[j], Mem{Base: stripDst, Disp: j * tileRow})
 	}
-	ADDQ(addr("ldd"), amxDst)
+	ADDQ(addr("ldd"), stripDst)
 	DECQ(amxLeft)
 }
 

@@ -14,8 +14,7 @@ import (
 // and two for elements of the strip. A strip of 32 rows is computed as 12, 12 and 8.
 var dpRows = []int{12, 8, 4, 2, 1}
 
-// Registers of the kernel for AVX512-BF16. amxArgs, amxTerm, amxA, amxB, amxDst, amxSrc, amxRes and
-// amxColumns have the same meaning as in the kernel for AMX.
+// Registers of this kernel, besides those of both kernels.
 var (
 	dpPairs = RCX // number of pairs of steps that are not multiplied
 	dpInner = R8  // number of pairs that are left in this step
@@ -31,15 +30,15 @@ func dp() {
 	TEXT("stripDP", NOSPLIT, "func(t *strip)")
 	Pragma("noescape")
 	Doc("stripDP computes a strip of C with AVX512-BF16; see the type strip.")
-	Load(Param("t"), amxArgs)
-	addr := amxField(amxArgs)
+	Load(Param("t"), stripArgs)
+	addr := stripField(stripArgs)
 	// at is the distance of the panel from the first panel in a row of C, row is the distance of
 	// the group of rows from the first row of the strip, rowC in C, and skip is the distance from
 	// the last pair of a step of A to the first pair of the next step, all in bytes. last is the
 	// last row of C that is prefetched, and first the first one.
 	at, row, skip, first, last := AllocLocal(8), AllocLocal(8), AllocLocal(8), AllocLocal(8), AllocLocal(8)
 	MOVQ(U32(0), at)
-	MOVQ(addr("n"), amxColumns)
+	MOVQ(addr("n"), stripColumns)
 	MOVQ(U32(tileBytes-tileRow), RAX)
 	CMPQ(addr("mr"), Imm(16))
 	JLE(LabelRef("short"))
@@ -49,33 +48,33 @@ func dp() {
 
 	Label("panel")
 	MOVQ(I32(-1), RAX)
-	CMPQ(amxColumns, Imm(32))
+	CMPQ(stripColumns, Imm(32))
 	JGE(LabelRef("masked"))
-	BZHIQ(amxColumns, RAX, RAX)
+	BZHIQ(stripColumns, RAX, RAX)
 	Label("masked")
-	KMOVW(EAX, amxMask[0])
+	KMOVW(EAX, stripMask[0])
 	SHRQ(Imm(16), RAX)
-	KMOVW(EAX, amxMask[1])
+	KMOVW(EAX, stripMask[1])
 	for _, p := range []struct {
 		field string
 		r     GPPhysical
-	}{{"src", amxSrc}, {"residual", amxRes}} {
+	}{{"src", stripSrc}, {"residual", stripRes}} {
 		MOVQ(addr(p.field), p.r)
 		TESTQ(p.r, p.r)
 		JZ(LabelRef("no" + p.field))
 		ADDQ(at, p.r)
 		Label("no" + p.field)
 	}
-	MOVQ(addr("dst"), amxDst)
-	ADDQ(at, amxDst)
+	MOVQ(addr("dst"), stripDst)
+	ADDQ(at, stripDst)
 	MOVQ(addr("mr"), dpLeft)
 	MOVQ(U32(0), row)
 
 	Label("rows")
-	MOVQ(amxDst, dpFetch)
-	MOVQ(amxDst, first)
-	MOVQ(amxArgs, amxTerm)
-	CMPQ(amxColumns, Imm(16))
+	MOVQ(stripDst, dpFetch)
+	MOVQ(stripDst, first)
+	MOVQ(stripArgs, stripTerm)
+	CMPQ(stripColumns, Imm(16))
 	JG(LabelRef("wide"))
 	for nv := 1; nv <= 2; nv++ {
 		if nv == 2 {
@@ -94,7 +93,7 @@ func dp() {
 	TESTQ(dpLeft, dpLeft)
 	JNZ(LabelRef("rows"))
 	ADDQ(U32(2*tileRow), at)
-	SUBQ(Imm(32), amxColumns)
+	SUBQ(Imm(32), stripColumns)
 	JG(LabelRef("panel"))
 	VZEROUPPER()
 	RET()
@@ -106,22 +105,22 @@ func dpGroup(addr func(string) Mem, at, row, skip, first, last Mem, m, nv int) {
 	vec := targets[1].vec
 	acc := func(i, v int) VecPhysical { return vec[i*nv+v] }
 	b, a := vec[28:30], vec[30:32]
-	field := amxField(amxTerm) // of the current product
+	field := stripField(stripTerm) // of the current product
 	Label(name("sums"))
 	MOVQ(addr("ldd"), RAX)
 	IMUL3Q(U8(uint8(m-1)), RAX, RAX)
-	ADDQ(amxDst, RAX)
+	ADDQ(stripDst, RAX)
 	MOVQ(RAX, last)
 	for _, v := range vec[:m*nv] {
 		VPXORD(v, v, v)
 	}
 	Label(name("term"))
-	MOVQ(field("a"), amxA)
-	ADDQ(row, amxA)
-	MOVQ(at, amxB)
-	SHRQ(Imm(7), amxB)
-	IMULQ(field("panel"), amxB)
-	ADDQ(field("b"), amxB)
+	MOVQ(field("a"), stripA)
+	ADDQ(row, stripA)
+	MOVQ(at, stripB)
+	SHRQ(Imm(7), stripB)
+	IMULQ(field("panel"), stripB)
+	ADDQ(field("b"), stripB)
 	MOVQ(field("pairs"), dpPairs)
 	Label(name("step"))
 	MOVQ(U32(16), dpInner)
@@ -130,13 +129,13 @@ func dpGroup(addr func(string) Mem, at, row, skip, first, last Mem, m, nv int) {
 	SUBQ(dpInner, dpPairs)
 	Label(name("pair"))
 	for v := range nv {
-		at := Mem{Base: amxB, Disp: v * tileBytes}
+		at := Mem{Base: stripB, Disp: v * tileBytes}
 		VMOVUPS(at, b[v])
 		at.Disp += 2 * tileBytes
 		PREFETCHT0(at) // the next step
 	}
 	for i := range m {
-		VBROADCASTSS(Mem{Base: amxA, Disp: i * tileRow}, a[i&1])
+		VBROADCASTSS(Mem{Base: stripA, Disp: i * tileRow}, a[i&1])
 		for v := range nv {
 			addDotProducts(acc(i, v), b[v], a[i&1]).emit(convertISA)
 		}
@@ -147,16 +146,16 @@ func dpGroup(addr func(string) Mem, at, row, skip, first, last Mem, m, nv int) {
 	ADDQ(addr("ldd"), dpFetch)
 	CMPQ(dpFetch, last)
 	CMOVQHI(first, dpFetch) // start again at the first row
-	ADDQ(Imm(4), amxA)
-	ADDQ(Imm(tileRow), amxB)
+	ADDQ(Imm(4), stripA)
+	ADDQ(Imm(tileRow), stripB)
 	DECQ(dpInner)
 	JNZ(LabelRef(name("pair")))
-	ADDQ(skip, amxA)
-	ADDQ(U32(tileBytes), amxB)
+	ADDQ(skip, stripA)
+	ADDQ(U32(tileBytes), stripB)
 	TESTQ(dpPairs, dpPairs)
 	JNZ(LabelRef(name("step")))
-	MOVQ(field("next"), amxTerm)
-	TESTQ(amxTerm, amxTerm)
+	MOVQ(field("next"), stripTerm)
+	TESTQ(stripTerm, stripTerm)
 	JNZ(LabelRef(name("term")))
 
 	// Write dst = alpha·sum + gamma·src + bias + residual.
@@ -169,41 +168,41 @@ func dpGroup(addr func(string) Mem, at, row, skip, first, last Mem, m, nv int) {
 			VMULPS(scale, acc(i, v), acc(i, v))
 		}
 	}
-	TESTQ(amxSrc, amxSrc)
+	TESTQ(stripSrc, stripSrc)
 	JZ(LabelRef(name("added")))
 	for i := range m {
 		for v := range nv {
-			VMOVUPS_Z(Mem{Base: amxSrc, Disp: v * tileRow}, amxMask[v], tmp)
+			VMOVUPS_Z(Mem{Base: stripSrc, Disp: v * tileRow}, stripMask[v], tmp)
 			VFMADD231PS(tmp, gamma, acc(i, v))
 		}
-		ADDQ(addr("lds"), amxSrc)
+		ADDQ(addr("lds"), stripSrc)
 	}
 	Label(name("added"))
 	TESTQ(RAX, RAX)
 	JZ(LabelRef(name("biased")))
 	ADDQ(at, RAX)
 	for v := range nv {
-		VMOVUPS_Z(Mem{Base: RAX, Disp: v * tileRow}, amxMask[v], tmp)
+		VMOVUPS_Z(Mem{Base: RAX, Disp: v * tileRow}, stripMask[v], tmp)
 		for i := range m {
 			VADDPS(tmp, acc(i, v), acc(i, v))
 		}
 	}
 	Label(name("biased"))
-	TESTQ(amxRes, amxRes)
+	TESTQ(stripRes, stripRes)
 	JZ(LabelRef(name("whole")))
 	for i := range m {
 		for v := range nv {
-			VMOVUPS_Z(Mem{Base: amxRes, Disp: v * tileRow}, amxMask[v], tmp)
+			VMOVUPS_Z(Mem{Base: stripRes, Disp: v * tileRow}, stripMask[v], tmp)
 			VADDPS(tmp, acc(i, v), acc(i, v))
 		}
-		ADDQ(addr("ldr"), amxRes)
+		ADDQ(addr("ldr"), stripRes)
 	}
 	Label(name("whole"))
 	for i := range m {
 		for v := range nv {
-			VMOVUPS(acc(i, v), amxMask[v], Mem{Base: amxDst, Disp: v * tileRow})
+			VMOVUPS(acc(i, v), stripMask[v], Mem{Base: stripDst, Disp: v * tileRow})
 		}
-		ADDQ(addr("ldd"), amxDst)
+		ADDQ(addr("ldd"), stripDst)
 	}
 	ADDQ(U32(uint32(m*tileRow)), row)
 	SUBQ(Imm(uint64(m)), dpLeft)
