@@ -32,10 +32,10 @@ func dp() {
 	Doc("stripDP computes a strip of C with AVX512-BF16; see the type strip.")
 	Load(Param("t"), stripArgs)
 	addr := stripField(stripArgs)
-	// at is the distance of the panel from the first panel in a row of C, row is the distance of
-	// the group of rows from the first row of the strip, rowC in C, and skip is the distance from
-	// the last pair of a step of A to the first pair of the next step, all in bytes. last is the
-	// last row of C that is prefetched, and first the first one.
+	// at is the distance of the panel from the first panel in a row of C, and row is the distance
+	// of the group of rows from the first row of the packed strip. skip is the distance from the
+	// end of a row of a tile of A to the same row of the next step. All are in bytes. first and
+	// last are the first and the last row of C that are prefetched.
 	at, row, skip, first, last := AllocLocal(8), AllocLocal(8), AllocLocal(8), AllocLocal(8), AllocLocal(8)
 	MOVQ(U32(0), at)
 	MOVQ(addr("n"), stripColumns)
