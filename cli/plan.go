@@ -279,17 +279,17 @@ func (a *app) explainPlan(p *plan.Plan, tensors []sensitivity.Tensor) error {
 
 // writePlans prints several plans of the same scores, which are in the files outs.
 func (a *app) writePlans(plans []*plan.Plan, scores *sensitivity.Scores, m *backbone.Model, outs []string, explain bool) error {
+	var all struct {
+		Plans []planDocument `json:"plans"`
+	}
+	for i, p := range plans {
+		d, err := documentOf(p, scores, outs[i])
+		if err != nil {
+			return err
+		}
+		all.Plans = append(all.Plans, d)
+	}
 	if a.json {
-		var all struct {
-			Plans []planDocument `json:"plans"`
-		}
-		for i, p := range plans {
-			d, err := documentOf(p, scores, outs[i])
-			if err != nil {
-				return err
-			}
-			all.Plans = append(all.Plans, d)
-		}
 		return a.writeJSON(all)
 	}
 	if explain {
@@ -299,17 +299,10 @@ func (a *app) writePlans(plans []*plan.Plan, scores *sensitivity.Scores, m *back
 			}
 		}
 	}
-	reaches := make([]float64, len(plans))
-	for i, p := range plans {
-		var err error
-		if reaches[i], err = reachOf(p, scores); err != nil {
-			return err
-		}
-	}
 	text := table(func(w io.Writer) {
 		fmt.Fprintln(w, "budget\tcost\tmodules\tvectors\tentries\tclass token\trank\treach\tplan\t")
-		for i, p := range plans {
-			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t\n", p.Budget, p.Cost.Total, p.Cost.Structured, p.Cost.Vectors, p.Cost.Unstructured, p.Cost.ClassToken, p.Rank, wording.Percent(reaches[i]), printable(outs[i]))
+		for _, p := range all.Plans {
+			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t\n", p.Budget, p.Cost.Total, p.Cost.Structured, p.Cost.Vectors, p.Cost.Unstructured, p.Cost.ClassToken, p.Rank, wording.Percent(p.Reach), printable(p.Out))
 		}
 	})
 	return a.write(text + "\n" + facts{{"next", trainPlan(outs[0], m)}}.String())

@@ -44,10 +44,7 @@ func (p *Plan) Explain(tensors []sensitivity.Tensor, count Count) ([]Row, error)
 	if err := p.Validate(tensors, count); err != nil {
 		return nil, fmt.Errorf("explaining plan: %w", err)
 	}
-	whole := make(map[string]bool, len(p.Matrices)+len(p.Vectors))
-	for _, name := range slices.Concat(p.Matrices, p.Vectors) {
-		whole[name] = true
-	}
+	whole := set(slices.Concat(p.Matrices, p.Vectors))
 	var rows []Row
 	place := make(map[[2]string]int)
 	for _, t := range tensors {

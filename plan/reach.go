@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sptune/spt/sensitivity"
 )
@@ -16,12 +17,7 @@ func (p *Plan) Reach(scores *sensitivity.Scores) (float64, error) {
 	if scores.Criterion.Signed() {
 		value = func(s float32) float64 { return float64(s) * float64(s) }
 	}
-	whole := map[string]bool{}
-	for _, names := range [][]string{p.Matrices, p.Vectors} {
-		for _, name := range names {
-			whole[name] = true
-		}
-	}
+	whole := set(slices.Concat(p.Matrices, p.Vectors))
 	var all, reached float64
 	found := 0
 	for _, t := range scores.Tensors {

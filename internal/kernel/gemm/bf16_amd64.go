@@ -8,18 +8,10 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// bf16Unit is a unit of the processor that multiplies bfloat16 numbers.
-type bf16Unit int
-
-const (
-	noUnit   bf16Unit = iota
-	tileUnit          // the tiles of AMX-BF16
-	dotUnit           // the vector registers of AVX512-BF16
-)
-
-// bf16Found returns the unit that calls with BF16 use, and an error that says what is missing if
-// there is none. The first call asks Linux for the permission to use the tiles.
-var bf16Found = sync.OnceValues(func() (bf16Unit, error) {
+// bf16Found reports whether calls with BF16 can use the tiles of AMX-BF16 instead of the vector
+// registers of AVX512-BF16. If the processor has neither, the error says what is missing. The first
+// call asks Linux for the permission to use the tiles.
+var bf16Found = sync.OnceValues(func() (tiles bool, err error) {
 	x := &cpu.X86
 	var missing []string
 	for _, f := range []struct {
@@ -32,13 +24,10 @@ var bf16Found = sync.OnceValues(func() (bf16Unit, error) {
 			missing = append(missing, f.name)
 		}
 	}
-	switch {
-	case len(missing) > 0:
-		return noUnit, fmt.Errorf("this processor lacks %s", strings.Join(missing, ", "))
-	case x.HasAMXTile && x.HasAMXBF16 && allowTiles() == nil:
-		return tileUnit, nil
+	if len(missing) > 0 {
+		return false, fmt.Errorf("this processor lacks %s", strings.Join(missing, ", "))
 	}
-	return dotUnit, nil
+	return x.HasAMXTile && x.HasAMXBF16 && allowTiles() == nil, nil
 })
 
 // SupportsBF16 returns nil if this processor can compute products with BF16, and otherwise an error
@@ -51,18 +40,15 @@ func SupportsBF16() error {
 // withoutTiles makes all calls use the vector registers. Tests set it.
 var withoutTiles bool
 
-// unit returns the unit that calls use.
-func unit() bf16Unit {
-	u, _ := bf16Found()
-	if withoutTiles && u == tileUnit {
-		return dotUnit
-	}
-	return u
+// usesTiles reports whether calls use the tiles.
+func usesTiles() bool {
+	tiles, _ := bf16Found()
+	return tiles && !withoutTiles
 }
 
 // compute computes the strip.
 func (t *strip) compute() {
-	if unit() == tileUnit {
+	if usesTiles() {
 		stripAMX(t)
 	} else {
 		stripDP(t)
@@ -73,7 +59,7 @@ func (t *strip) compute() {
 // floating-point operations.
 func peakBF16() int {
 	const rounds = 2000
-	if unit() == tileUnit {
+	if usesTiles() {
 		peakAMX(rounds)
 		return rounds * 4 * 2 * 16 * 16 * tileDepth
 	}
@@ -84,7 +70,7 @@ func peakBF16() int {
 // BF16Kernel returns the name of the kernel of calls with BF16 and the size of its blocks, rows ×
 // columns.
 func BF16Kernel() string {
-	if unit() == tileUnit {
+	if usesTiles() {
 		return "amx-bf16 32x32"
 	}
 	return "avx512-bf16 12x32"

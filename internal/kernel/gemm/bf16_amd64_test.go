@@ -6,7 +6,7 @@ import "testing"
 // AMX. On other processors, these tests use the vector registers anyway.
 func TestBF16WithoutTiles(t *testing.T) {
 	needBF16(t)
-	if unit() != tileUnit {
+	if !usesTiles() {
 		t.Skip("this processor has no AMX-BF16")
 	}
 	withoutTiles = true

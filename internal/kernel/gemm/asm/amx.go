@@ -109,28 +109,14 @@ func amx() {
 	Label("summed")
 	MOVQ(addr("mr"), amxLeft)
 	MOVQ(addr("sums"), amxSum)
-	MOVQ(I32(-1), RAX)
-	CMPQ(stripColumns, Imm(32))
-	JGE(LabelRef("masked"))
-	BZHIQ(stripColumns, RAX, RAX)
-	Label("masked")
-	KMOVW(EAX, stripMask[0])
-	SHRQ(Imm(16), RAX)
-	KMOVW(EAX, stripMask[1])
+	stripMasks()
 	MOVQ(at, RBX)
 	ADDQ(U32(2*tileRow), at)
 	MOVQ(addr("dst"), stripDst)
 	ADDQ(RBX, stripDst)
-	for _, p := range []struct {
-		field string
-		r     GPPhysical
-	}{{"src", stripSrc}, {"residual", stripRes}, {"bias", RAX}} {
-		MOVQ(addr(p.field), p.r)
-		TESTQ(p.r, p.r)
-		JZ(LabelRef("no" + p.field))
-		ADDQ(RBX, p.r)
-		Label("no" + p.field)
-	}
+	stripPointer(addr, "src", RBX, stripSrc)
+	stripPointer(addr, "residual", RBX, stripRes)
+	stripPointer(addr, "bias", RBX, RAX)
 	for _, v := range amxBias {
 		VPXORD(v, v, v)
 	}
@@ -158,6 +144,36 @@ func stripField(r Register) func(name string) Mem {
 		}
 		return b.Addr
 	}
+}
+
+// stripMasks sets stripMask to the columns of the panel that exist. It overwrites RAX.
+func stripMasks() {
+	MOVQ(I32(-1), RAX)
+	CMPQ(stripColumns, Imm(32))
+	JGE(LabelRef("masked"))
+	BZHIQ(stripColumns, RAX, RAX)
+	Label("masked")
+	KMOVW(EAX, stripMask[0])
+	SHRQ(Imm(16), RAX)
+	KMOVW(EAX, stripMask[1])
+}
+
+// stripPointer sets r to the address in a field of the strip plus at, or to nil if the address is
+// nil.
+func stripPointer(addr func(string) Mem, field string, at Op, r GPPhysical) {
+	MOVQ(addr(field), r)
+	TESTQ(r, r)
+	JZ(LabelRef("no" + field))
+	ADDQ(at, r)
+	Label("no" + field)
+}
+
+// stripPanel sets stripB to the panel of the current product whose distance in a row of C is at.
+func stripPanel(field func(string) Mem, at Mem) {
+	MOVQ(at, stripB)
+	SHRQ(Imm(7), stripB)
+	IMULQ(field("panel"), stripB)
+	ADDQ(field("b"), stripB)
 }
 
 // amxFetch holds the local variables of the prefetch.
@@ -205,10 +221,7 @@ func amxPanel(addr func(string) Mem, at Mem, fetch amxFetch, mt, nt int) {
 	MOVQ(stripArgs, stripTerm)
 	Label(name("term"))
 	MOVQ(field("a"), stripA)
-	MOVQ(at, stripB)
-	SHRQ(Imm(7), stripB)
-	IMULQ(field("panel"), stripB)
-	ADDQ(field("b"), stripB)
+	stripPanel(field, at)
 	MOVQ(field("steps"), amxSteps)
 	Label(name("step"))
 	for i := range mt {

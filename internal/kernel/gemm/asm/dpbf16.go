@@ -47,24 +47,9 @@ func dp() {
 	MOVQ(RAX, skip)
 
 	Label("panel")
-	MOVQ(I32(-1), RAX)
-	CMPQ(stripColumns, Imm(32))
-	JGE(LabelRef("masked"))
-	BZHIQ(stripColumns, RAX, RAX)
-	Label("masked")
-	KMOVW(EAX, stripMask[0])
-	SHRQ(Imm(16), RAX)
-	KMOVW(EAX, stripMask[1])
-	for _, p := range []struct {
-		field string
-		r     GPPhysical
-	}{{"src", stripSrc}, {"residual", stripRes}} {
-		MOVQ(addr(p.field), p.r)
-		TESTQ(p.r, p.r)
-		JZ(LabelRef("no" + p.field))
-		ADDQ(at, p.r)
-		Label("no" + p.field)
-	}
+	stripMasks()
+	stripPointer(addr, "src", at, stripSrc)
+	stripPointer(addr, "residual", at, stripRes)
 	MOVQ(addr("dst"), stripDst)
 	ADDQ(at, stripDst)
 	MOVQ(addr("mr"), dpLeft)
@@ -117,10 +102,7 @@ func dpGroup(addr func(string) Mem, at, row, skip, first, last Mem, m, nv int) {
 	Label(name("term"))
 	MOVQ(field("a"), stripA)
 	ADDQ(row, stripA)
-	MOVQ(at, stripB)
-	SHRQ(Imm(7), stripB)
-	IMULQ(field("panel"), stripB)
-	ADDQ(field("b"), stripB)
+	stripPanel(field, at)
 	MOVQ(field("pairs"), dpPairs)
 	Label(name("step"))
 	MOVQ(U32(16), dpInner)

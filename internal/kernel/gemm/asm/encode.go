@@ -55,6 +55,16 @@ func vex(prefix, vvvv, index, base byte, rest ...byte) []byte {
 	return append([]byte{0xc4, 0x80 | flag(index, 3)<<6 | flag(base, 3)<<5 | 2, ^vvvv&15<<3 | prefix}, rest...)
 }
 
+// evex encodes an instruction of the opcode map 0F38 on three registers of 512 bits.
+func evex(mnemonic string, prefix, opcode byte, dst, a, b VecPhysical) instruction {
+	d, x, y := number(dst), number(a), number(b)
+	return instruction{
+		fmt.Sprintf("%s zmm%d, zmm%d, zmm%d", mnemonic, d, x, y),
+		[]byte{0x62, flag(d, 3)<<7 | flag(y, 4)<<6 | flag(y, 3)<<5 | flag(d, 4)<<4 | 2,
+			^x&15<<3 | 4 | prefix, 0x40 | flag(x, 4)<<3, opcode, 0xc0 | d&7<<3 | y&7},
+	}
+}
+
 // tmm is a tile register, 0 to 7.
 type tmm byte
 
@@ -105,21 +115,11 @@ func tileRelease() instruction {
 // toBFloat16 rounds 32 float32s to the nearest bfloat16. The low half of dst gets those of low, the
 // high half those of high.
 func toBFloat16(dst, high, low VecPhysical) instruction {
-	d, h, l := number(dst), number(high), number(low)
-	return instruction{
-		fmt.Sprintf("vcvtne2ps2bf16 zmm%d, zmm%d, zmm%d", d, h, l),
-		[]byte{0x62, flag(d, 3)<<7 | flag(l, 4)<<6 | flag(l, 3)<<5 | flag(d, 4)<<4 | 2,
-			^h&15<<3 | 4 | prefixF2, 0x40 | flag(h, 4)<<3, 0x72, 0xc0 | d&7<<3 | l&7},
-	}
+	return evex("vcvtne2ps2bf16", prefixF2, 0x72, dst, high, low)
 }
 
 // addDotProducts multiplies the two bfloat16s in each lane of a by those of b, and adds both
 // products to the float32 in this lane of sum.
 func addDotProducts(sum, a, b VecPhysical) instruction {
-	s, x, y := number(sum), number(a), number(b)
-	return instruction{
-		fmt.Sprintf("vdpbf16ps zmm%d, zmm%d, zmm%d", s, x, y),
-		[]byte{0x62, flag(s, 3)<<7 | flag(y, 4)<<6 | flag(y, 3)<<5 | flag(s, 4)<<4 | 2,
-			^x&15<<3 | 4 | prefixF3, 0x40 | flag(x, 4)<<3, 0x52, 0xc0 | s&7<<3 | y&7},
-	}
+	return evex("vdpbf16ps", prefixF3, 0x52, sum, a, b)
 }
