@@ -82,6 +82,14 @@ func TestFlagTable(t *testing.T) {
 		if f.closed && f.values == nil {
 			fail("no value is allowed")
 		}
+		// A command such as 'spt models' prints the longer lists.
+		if f.closed && f.values != nil && len(f.values()) <= 12 {
+			for _, v := range f.values() {
+				if !strings.Contains(f.help, v) {
+					fail("the help does not name the value %s", v)
+				}
+			}
+		}
 		if f.values != nil && f.closed && f.def != nil && !slices.Contains(f.values(), textOf(f.def)) {
 			fail("the default %v is not a known value", f.def)
 		}

@@ -95,9 +95,10 @@ func Key(n *Node, key string) *Node {
 
 // Decode decodes a node into the value that v points to. A nil node changes nothing.
 //
-// A mapping becomes a struct, a sequence a slice or an array, and a scalar a value of a basic type
-// or of a type that is an encoding.TextUnmarshaler. null becomes the zero value. Decode does not
-// convert between numbers, texts and booleans.
+// A mapping becomes a struct or a map, a sequence a slice or an array, and a scalar a value of a
+// basic type or of a type that is an encoding.TextUnmarshaler. null becomes the zero value. A map
+// keeps the entries whose keys the document does not have. Decode does not convert between numbers,
+// texts and booleans.
 func Decode(n *Node, v any) error {
 	if n == nil {
 		return nil
@@ -137,6 +138,8 @@ func decode(n *Node, to reflect.Value) error {
 		return nil
 	case reflect.Struct:
 		return decodeStruct(n, to)
+	case reflect.Map:
+		return decodeMap(n, to)
 	case reflect.Slice, reflect.Array:
 		return decodeList(n, to)
 	}
@@ -212,6 +215,44 @@ func decodeStruct(n *Node, to reflect.Value) error {
 	}
 	fields := map[string]reflect.Value{}
 	addFields(fields, to)
+	return eachKey(n, func(key, value *Node) error {
+		field, ok := fields[key.Value]
+		if !ok {
+			return At(key, option.Unknown("", "key", key.Value, slices.Sorted(maps.Keys(fields))))
+		}
+		return decode(value, field)
+	})
+}
+
+// decodeMap decodes a mapping into a map. It does not change the map that to holds.
+func decodeMap(n *Node, to reflect.Value) error {
+	if n.Kind != yaml.MappingNode {
+		return wrongType(n, to)
+	}
+	made := reflect.MakeMap(to.Type())
+	for key, value := range to.Seq2() {
+		made.SetMapIndex(key, value)
+	}
+	err := eachKey(n, func(key, value *Node) error {
+		k, v := reflect.New(to.Type().Key()).Elem(), reflect.New(to.Type().Elem()).Elem()
+		if err := decode(key, k); err != nil {
+			return err
+		}
+		if err := decode(value, v); err != nil {
+			return err
+		}
+		made.SetMapIndex(k, v)
+		return nil
+	})
+	if err == nil {
+		to.Set(made)
+	}
+	return err
+}
+
+// eachKey calls f for the keys and values of a mapping, and puts the key before an error of f. A
+// repeated key is an error.
+func eachKey(n *Node, f func(key, value *Node) error) error {
 	seen := map[string]*Node{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -222,11 +263,7 @@ func decodeStruct(n *Node, to reflect.Value) error {
 			return At(key, fmt.Errorf("the key %q is given twice, first in line %d", key.Value, first.Line))
 		}
 		seen[key.Value] = key
-		field, ok := fields[key.Value]
-		if !ok {
-			return At(key, option.Unknown("", "key", key.Value, slices.Sorted(maps.Keys(fields))))
-		}
-		if err := decode(value, field); err != nil {
+		if err := f(key, value); err != nil {
 			if at, ok := errors.AsType[*Error](err); ok && !strings.HasPrefix(at.Err.Error(), "key ") {
 				at.Err = fmt.Errorf("%s: %w", key.Value, at.Err)
 			}
@@ -268,7 +305,7 @@ func wrongType(n *Node, to reflect.Value) error {
 	}
 	expected := map[reflect.Kind]string{reflect.String: "a text", reflect.Bool: "true or false", reflect.Int: "a whole number", reflect.Int64: "a whole number",
 		reflect.Uint64: "a whole number of at least 0", reflect.Float32: "a number", reflect.Float64: "a number",
-		reflect.Slice: "a list", reflect.Array: "a list", reflect.Struct: "a mapping"}[to.Kind()]
+		reflect.Slice: "a list", reflect.Array: "a list", reflect.Struct: "a mapping", reflect.Map: "a mapping"}[to.Kind()]
 	return At(n, fmt.Errorf("found %s, expected %s", found, expected))
 }
 
