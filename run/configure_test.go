@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sptune/spt/internal/jsonfile"
 	"github.com/sptune/spt/internal/yamlfile"
@@ -170,5 +171,75 @@ func TestConfigureErrors(t *testing.T) {
 		if input := (*run.InputError)(nil); !errors.As(err, &input) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, expected %q", text, err, want)
 		}
+	}
+}
+
+// TestEveryKey writes a configuration with a value in every field as JSON, and decodes it as a
+// document.
+func TestEveryKey(t *testing.T) {
+	var c, back run.Config
+	fill(t, reflect.ValueOf(&c).Elem())
+	data, err := json.Marshal(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := yamlfile.Parse(data)
+	if err == nil {
+		err = yamlfile.Decode(n, &back)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, data)
+	}
+	if again, err := json.Marshal(&back); err != nil || string(again) != string(data) {
+		t.Errorf("%v\n%s\nbecame\n%s", err, data, again)
+	}
+}
+
+// fill sets v, and all that v holds, to values other than zero.
+func fill(t *testing.T, v reflect.Value) {
+	switch x := v.Addr().Interface().(type) {
+	case *plan.Budget:
+		*x = plan.MustParseBudget("7")
+		return
+	case *time.Time:
+		*x = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.IsExported() && f.Tag.Get("json") != "-" {
+				fill(t, v.Field(i))
+			}
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(t, v.Index(0))
+		fill(t, v.Index(1))
+	case reflect.Array:
+		for i := range v.Len() {
+			fill(t, v.Index(i))
+		}
+	case reflect.Map:
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(t, key)
+		fill(t, value)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, value)
+	case reflect.String:
+		v.SetString("text")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(3)
+	case reflect.Uint64:
+		v.SetUint(4)
+	case reflect.Float32, reflect.Float64:
+		v.SetFloat(0.5)
+	default:
+		t.Fatalf("a field has the type %s", v.Type())
 	}
 }
