@@ -84,7 +84,8 @@ func documentScript(text string) (string, error) {
 				words = append([]string{"spt"}, rest...)
 			}
 			if len(words) > 1 && words[1] == "demo" {
-				words = append(words, "--epochs", "1") // the demo takes half a minute otherwise
+				// The demo takes half a minute otherwise.
+				words = append(words, "--epochs", "1", "--method", "lora")
 			}
 			if words[0] != "spt" {
 				return "", fmt.Errorf("the command %q is not a command of spt; show it in a block of another type", command)
