@@ -109,7 +109,7 @@ func TestFlagTable(t *testing.T) {
 }
 
 // samples are values for flags. For each flag, at least one of them is valid and not the default.
-var samples = []string{"7", "0.7", "true", "false", "0.25,0.25,0.25", "3MiB", "7s", "a", "biases=3"}
+var samples = []string{"7", "0.7", "true", "false", "0.25,0.25,0.25", "3MiB", "7s", "a", "biases=3", "method=a"}
 
 // TestFlagsSetFields checks that every flag sets the field that testdata/flags/fields.txt lists,
 // and no other.

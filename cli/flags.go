@@ -894,6 +894,11 @@ func newFlagTable() []flagRow {
 			help: "a file with the IDs of the jobs to run, one on each line; --index and --of count along the list",
 			kind: "FILE", file: inputFile, auto: "all jobs",
 			field: func(o *options) any { return &o.sweep.list }},
+		{name: "where", on: "sweep-run sweep-submit sweep-status table", group: jobsGroup, common: true,
+			help: "take only the runs with this value of " + or(sweep.FilterKeys()) + ", such as method=lora; can be repeated: " +
+				"values of one key are alternatives, and all keys must agree",
+			kind: "KEY=VALUE", auto: "all runs", excludes: []string{"list"},
+			field: func(o *options) any { return (*filterValue)(&o.sweep.where) }},
 		{name: "workers", on: "sweep-run", group: jobsGroup, common: true,
 			help: "the number of processes, which share the cores and the memory for images",
 			kind: "N", bounds: oneOrMore, def: 1,

@@ -29,9 +29,18 @@ import (
 type sweepOptions struct {
 	index, of, workers, workerOf, attempts int
 	list, engine                           string
+	where                                  sweep.Filter
 	submit                                 sweep.SubmitOptions
 	table                                  sweep.TableOptions
 	format                                 string
+}
+
+// whereFlags returns the flags --where.
+func (s *sweepOptions) whereFlags() (flags []string) {
+	for _, condition := range s.where.Conditions() {
+		flags = append(flags, "--where", condition)
+	}
+	return flags
 }
 
 func sweepCommand(a *app) *cobra.Command {
@@ -147,6 +156,7 @@ codes 2 and 3), or whose loss is no number, is not run again. A job that fails s
 job. The command ends with exit code 3 if a job failed.`,
 		Example: `  spt sweep run methods
   spt sweep run methods --workers 2
+  spt sweep run methods --where method=lora --where seed=0
   spt sweep run methods --index 0 --of 4`,
 		Args: arguments(1, 1, "one sweep folder"),
 	}
@@ -162,7 +172,7 @@ job. The command ends with exit code 3 if a job failed.`,
 
 // sweepRun runs the jobs of a sweep folder in this process.
 func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
-	o := sweep.Options{Index: s.index, Of: s.of, List: s.list, Attempts: s.attempts}
+	o := sweep.Options{Index: s.index, Of: s.of, List: s.list, Where: s.where, Attempts: s.attempts}
 	if s.workerOf > 0 {
 		// A worker ends when its parent ends or closes the pipe.
 		var stop context.CancelFunc
@@ -203,7 +213,7 @@ func (a *app) sweepRun(ctx context.Context, dir string, s sweepOptions) error {
 	}
 	// Without jobs there is nothing to continue.
 	if _, err := os.Stat(filepath.Join(dir, sweep.JobsFile)); err == nil {
-		a.resumeWith("spt", "sweep", "run", dir)
+		a.resumeWith(append([]string{"spt", "sweep", "run", dir}, s.whereFlags()...)...)
 	}
 	sum, err := sweep.Folder(dir).Run(ctx, o)
 	p.close()
@@ -258,10 +268,11 @@ func (a *app) sweepWorkers(ctx context.Context, dir string, s sweepOptions) erro
 	if s.list != "" {
 		args = append(args, "--list", s.list)
 	}
+	args = append(args, s.whereFlags()...)
 	if a.quiet {
 		args = append(args, "--quiet")
 	}
-	a.resumeWith("spt", "sweep", "run", dir, "--workers", strconv.Itoa(s.workers))
+	a.resumeWith(append([]string{"spt", "sweep", "run", dir, "--workers", strconv.Itoa(s.workers)}, s.whereFlags()...)...)
 	a.training.Store(true) // an interrupted worker may save a state
 	errs := make([]error, s.workers)
 	var all sync.WaitGroup
@@ -277,7 +288,7 @@ func (a *app) sweepWorkers(ctx context.Context, dir string, s sweepOptions) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	status, err := sweep.Folder(dir).Status(s.attempts)
+	status, err := sweep.Folder(dir).Status(s.attempts, s.where)
 	if err != nil {
 		return err
 	}
@@ -334,7 +345,7 @@ reads files only, so it works while jobs run, on any machine that sees the folde
 	}
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(_ context.Context, args []string) error {
-		s, err := sweep.Folder(args[0]).Status(o.sweep.attempts)
+		s, err := sweep.Folder(args[0]).Status(o.sweep.attempts, o.sweep.where)
 		if err != nil {
 			return err
 		}
@@ -440,7 +451,8 @@ if every task has a result; their deviations are those of the mean, sqrt(Σ sd²
 With --baseline a second table compares each method with the baseline, run by run: the mean
 difference on equal tasks and seeds, with its standard error.`,
 		Example: `  spt table methods --baseline linear
-  spt table docs/results/methods.csv --format markdown`,
+  spt table docs/results/methods.csv --format markdown
+  spt table methods --where budget=0.2M`,
 		Args: arguments(1, -1, "sweep folders or CSV files"),
 	}
 	addFlags(cmd, o)
@@ -453,6 +465,7 @@ difference on equal tasks and seeds, with its standard error.`,
 			}
 			rows = append(rows, more...)
 		}
+		o.sweep.table.Where = o.sweep.where
 		t, err := sweep.NewTable(rows, o.sweep.table)
 		if err != nil {
 			return err
@@ -518,7 +531,7 @@ that are not done, do not run and have not failed.
 		if s.engine == "" {
 			return refuse("no engine given; give one with --engine: %s", or(texts(sweep.Engines())))
 		}
-		s.submit.Options, s.submit.Attempts = args[1:], s.attempts
+		s.submit.Options, s.submit.Attempts, s.submit.Where = args[1:], s.attempts, s.where
 		// The path of this program means nothing in the image of a container.
 		if s.submit.Program == "" && s.engine != "kubernetes" {
 			self, err := os.Executable()

@@ -18,6 +18,7 @@ import (
 	"github.com/sptune/spt/peft"
 	"github.com/sptune/spt/plan"
 	"github.com/sptune/spt/run"
+	"github.com/sptune/spt/sweep"
 	"github.com/sptune/spt/train"
 )
 
@@ -187,6 +188,14 @@ func (f *factorsValue) Set(text string) error {
 	*f = set
 	return nil
 }
+
+// filterValue holds the conditions of a flag that can be repeated, so Set adds a condition. No run
+// stores it.
+type filterValue sweep.Filter
+
+func (f *filterValue) Type() string          { return "filter" }
+func (f *filterValue) String() string        { return strings.Join(sweep.Filter(*f).Conditions(), " ") }
+func (f *filterValue) Set(text string) error { return (*sweep.Filter)(f).Allow(text) }
 
 // choiceValue is the value of a flag that accepts the given words only.
 type choiceValue struct {

@@ -108,8 +108,8 @@ func (f Folder) Collect() (rows []Row, missing int, err error) {
 
 // rowOf returns the row of a job with a result, without a setting of a grid.
 func rowOf(j Job, r *run.Result) Row {
-	row := Row{Task: j.Task, Group: j.Group, Model: j.Model, Method: j.Method, Budget: j.Budget, Choice: ChoiceFixed, Seed: j.Seed,
-		Test: -1, TestMax: -1, Val: -1, ValLoss: -1, Tuned: r.Counts.Tuned(), Head: r.Counts.Head, Seconds: math.Round(1000*r.Seconds) / 1000, ID: j.ID}
+	row := j.labels()
+	row.Tuned, row.Head, row.Seconds = r.Counts.Tuned(), r.Counts.Head, math.Round(1000*r.Seconds)/1000
 	if len(r.Candidates) > 1 {
 		row.Choice = ChoiceValidation
 	}

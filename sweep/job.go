@@ -102,6 +102,12 @@ func (j *Job) identify(scored bool) (err error) {
 	return err
 }
 
+// labels returns a row with the names of the job and its ID, and without results.
+func (j Job) labels() Row {
+	return Row{Task: j.Task, Group: j.Group, Model: j.Model, Method: j.Method, Budget: j.Budget, Choice: ChoiceFixed, Setting: j.Setting, Seed: j.Seed,
+		Test: -1, TestMax: -1, Val: -1, ValLoss: -1, ID: j.ID}
+}
+
 // String describes a job in one line, such as "birds, spt-lora, budget 0.2M, seed 1".
 func (j Job) String() string {
 	text := j.Task + ", " + j.Method

@@ -27,6 +27,9 @@ type Options struct {
 	// List restricts the jobs to a list, and Index and Of count along the list. It is the path of a
 	// file with one ID on each line. Empty: all jobs.
 	List string
+	// Where restricts the jobs to those that it selects, and Index and Of count along these. Empty:
+	// all jobs. It excludes List.
+	Where Filter
 	// Attempts is the number of times that a job may be run until it gives a result. An interrupted
 	// attempt that saved its state does not count. An attempt that ends with a wrong option, a bad
 	// input or a loss that is no number is the last one. Default: DefaultAttempts.
@@ -75,13 +78,18 @@ func (f Folder) Run(ctx context.Context, o Options) (Summary, error) {
 		return Summary{}, &run.OptionError{Option: "index", Err: fmt.Errorf("index %d of %d: expected an index from 0 to %d", o.Index, o.Of, o.Of-1)}
 	}
 	w := &worker{Options: o, folder: f, jobs: map[string]Job{}, numbers: map[string]int{}, users: map[string][]string{}, ended: map[string]state{}}
-	var all []string
 	for i, j := range jobs {
 		w.jobs[j.ID], w.numbers[j.ID] = j, i+1
-		all = append(all, j.ID)
 		if j.Scores != "" {
 			w.users[j.Scores] = append(w.users[j.Scores], j.ID)
 		}
+	}
+	if jobs, err = o.Where.jobs(jobs); err != nil {
+		return Summary{}, err
+	}
+	var all []string
+	for _, j := range jobs {
+		all = append(all, j.ID)
 	}
 	if o.List != "" {
 		if all, err = readList(o.List); err != nil {

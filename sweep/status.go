@@ -35,13 +35,16 @@ type Failure struct {
 	Error    string `json:"error"`    // last line of the error
 }
 
-// Status returns the state of the jobs. attempts is the limit of attempts, as in [Options]; 0 means
-// [DefaultAttempts]. It reads files only.
-func (f Folder) Status(attempts int) (Status, error) {
+// Status returns the state of the jobs that where selects. attempts is the limit of attempts, as in
+// [Options]; 0 means [DefaultAttempts]. It reads files only.
+func (f Folder) Status(attempts int, where Filter) (Status, error) {
 	if attempts == 0 {
 		attempts = DefaultAttempts
 	}
 	jobs, err := f.Jobs()
+	if err == nil {
+		jobs, err = where.jobs(jobs)
+	}
 	if err != nil {
 		return Status{}, err
 	}

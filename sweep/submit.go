@@ -46,6 +46,8 @@ type SubmitOptions struct {
 	// Concurrency is the largest number of elements that run at the same time. Zero: no limit with
 	// Slurm; 8 with Kubernetes and Ray.
 	Concurrency int
+	// Where restricts the jobs to those that it selects. Empty: all jobs.
+	Where Filter
 	// Attempts is the limit of attempts for each job, as in [Options]. Zero: DefaultAttempts.
 	Attempts int
 	// Program is the path of the program spt on the cluster. Empty: spt, in a folder of PATH.
@@ -98,7 +100,7 @@ func (f Folder) Submit(ctx context.Context, engine Engine, o SubmitOptions) (*Su
 		return nil, &run.OptionError{Option: "engine", Err: option.Unknown("engine", "engine", engine, Engines())}
 	}
 	o.Attempts, o.Program = cmp.Or(o.Attempts, DefaultAttempts), cmp.Or(o.Program, "spt")
-	left, err := f.left(o.Attempts)
+	left, err := f.left(o.Attempts, o.Where)
 	if err != nil || len(left) == 0 {
 		return nil, err
 	}
@@ -123,10 +125,13 @@ func (f Folder) Submit(ctx context.Context, engine Engine, o SubmitOptions) (*Su
 	return s, nil
 }
 
-// left returns the IDs of the jobs that are not done, do not run and have not failed. Jobs that
-// validate settings come first, because others wait for them.
-func (f Folder) left(attempts int) (ids []string, err error) {
+// left returns the IDs of the jobs that where selects and that are not done, do not run and have
+// not failed. Jobs that validate settings come first, because others wait for them.
+func (f Folder) left(attempts int, where Filter) (ids []string, err error) {
 	jobs, err := f.Jobs()
+	if err == nil {
+		jobs, err = where.jobs(jobs)
+	}
 	if err != nil {
 		return nil, err
 	}

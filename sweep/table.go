@@ -41,6 +41,8 @@ type TableOptions struct {
 	Metric Metric
 	// Baseline is the name of the method with which the others are compared. Empty: no comparison.
 	Baseline string
+	// Where selects the rows of the table. Empty: all rows.
+	Where Filter
 }
 
 // Table holds means over seeds, and paired differences. Accuracies are shares from 0 to 1.
@@ -111,6 +113,10 @@ func keyOf(r Row) lineKey { return lineKey{r.Model, r.Method, r.Budget, r.Choice
 // NewTable makes a table of rows. Rows without the metric are left out. Options that do not fit the
 // rows are a [*run.OptionError]; no rows are a [*run.InputError].
 func NewTable(rows []Row, o TableOptions) (*Table, error) {
+	rows, err := o.Where.rows(rows)
+	if err != nil {
+		return nil, err
+	}
 	if o.Metric == "" {
 		o.Metric = ValAccuracy
 		if slices.ContainsFunc(rows, func(r Row) bool { return r.Test >= 0 }) {

@@ -239,7 +239,8 @@ func TestEpilogues(t *testing.T) {
 func TestTerms(t *testing.T) {
 	eachKernel(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(7, 8))
-		shapes := [][3]int{{17, 17, 5}, {197, 64, 30}, {31, 70, 800}} // the last one has two blocks of K
+		// The last shape has two blocks of K.
+		shapes := [][3]int{{17, 17, 5}, {197, 64, 30}, {31, 70, 800}}
 		if testing.Short() {
 			shapes = shapes[:1]
 		}
