@@ -14,8 +14,9 @@ import (
 )
 
 // comparePlans prints how two plans differ. It prints costs, which are numbers of parameters, if
-// the shapes of the tensors are known: from the backbone or from a published selection.
-func (a *app) comparePlans(ctx context.Context, first, second string, model run.ModelConfig) error {
+// the shapes of the tensors are known: from the backbone or from a published selection. If scores,
+// a file, is not empty, it prints the reach of both plans in these scores.
+func (a *app) comparePlans(ctx context.Context, first, second string, model run.ModelConfig, scores string) error {
 	var tensors []sensitivity.Tensor
 	if model.Path != "" {
 		m, _, err := a.openModel(ctx, model, 1) // the head does not matter
@@ -28,12 +29,19 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 	if err != nil {
 		return &run.InputError{Err: err}
 	}
+	var reach *[2]float64
+	if scores != "" {
+		if reach, err = reaches(ctx, scores, first, second); err != nil {
+			return err
+		}
+	}
 	if a.json {
 		return a.writeJSON(struct {
 			A string `json:"a"`
 			B string `json:"b"`
 			*plan.Comparison
-		}{first, second, c})
+			Reach *[2]float64 `json:"reach,omitempty"` // of A and of B
+		}{first, second, c, reach})
 	}
 	var f facts
 	f.add("A", "%s", printable(first))
@@ -56,8 +64,30 @@ func (a *app) comparePlans(ctx context.Context, first, second string, model run.
 		}
 		fmt.Fprintf(w, "class token\t\t\t\t\t%d\t%d\n", c.CostA.ClassToken, c.CostB.ClassToken)
 		fmt.Fprintf(w, "total\t\t\t\t\t%d\t%d\n", c.CostA.Total, c.CostB.Total)
+		if reach != nil {
+			fmt.Fprintf(w, "reach\t\t\t\t\t%s\t%s\n", wording.Percent(reach[0]), wording.Percent(reach[1]))
+		}
 	})
 	return a.write(text + "\n" + differences(c.Rows))
+}
+
+// reaches returns the reach of the plans in two files in the scores of a third file.
+func reaches(ctx context.Context, scores, first, second string) (*[2]float64, error) {
+	s, err := loadScores(ctx, scores)
+	if err != nil {
+		return nil, err
+	}
+	var reach [2]float64
+	for i, path := range []string{first, second} {
+		p, _, err := published.LoadPlan(path)
+		if err == nil {
+			reach[i], err = p.Reach(s)
+		}
+		if err != nil {
+			return nil, &run.InputError{Err: fmt.Errorf("computing the reach of %s in %s: %w", path, scores, err)}
+		}
+	}
+	return &reach, nil
 }
 
 // differences returns a table with a line for each operation in which two plans differ. For each

@@ -431,8 +431,9 @@ func newFlagTable() []flagRow {
 			help:  "keep the scores in the run folder; they are as large as the backbone",
 			field: func(o *options) any { return &o.config.Tune.KeepScores }},
 		{name: "scores", on: "plan", group: scoringGroup, common: true,
-			help: "the scores: a file of 'spt score', or of a run with --keep-scores",
-			kind: "FILE", file: inputFile, excludes: []string{"compare", "import"},
+			help: "the scores: a file of 'spt score', or of a run with --keep-scores; with --compare, those in which the " +
+				"plans have their reach",
+			kind: "FILE", file: inputFile, excludes: []string{"import"},
 			field: func(o *options) any { return &o.scores }},
 		{name: "import", on: "plan", group: scoringGroup, common: true,
 			help: "a published selection, a .pth file; the plan is made from it instead of from scores",

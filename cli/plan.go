@@ -45,12 +45,14 @@ decides.
 
 With --compare the command prints how plan B differs from plan A. A and B are plan files or
 published selections. With --model, or if A or B is a published selection, it also prints the
-parameter counts of both, which are their costs.`,
+parameter counts of both, which are their costs. With --scores it prints the reach of both in
+these scores, which may be those of another task.`,
 		Example: `  spt plan --scores scores.safetensors --budget 0.4M --explain
   spt plan --scores scores.safetensors --model vit_tiny.safetensors --budget 0.5% --method spt-adapter
   spt plan --scores scores.safetensors --budget 0.2M,0.4M,0.8M
   spt plan --import lora/cifar/param_req_0.4.pth --explain
-  spt plan --compare plan.json lora/cifar/param_req_0.4.pth`,
+  spt plan --compare plan.json lora/cifar/param_req_0.4.pth
+  spt plan --compare birds.json cars.json --scores cars.safetensors`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if !o.compare {
 				return noArguments(cmd, args)
@@ -61,7 +63,7 @@ parameter counts of both, which are their costs.`,
 	addFlags(cmd, o)
 	cmd.RunE = a.verb(func(ctx context.Context, args []string) error {
 		if o.compare {
-			return a.comparePlans(ctx, args[0], args[1], *model)
+			return a.comparePlans(ctx, args[0], args[1], *model, o.scores)
 		}
 		if err := takeStructured(cmd, o.structured, chosen); err != nil {
 			return err
