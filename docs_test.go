@@ -211,7 +211,7 @@ func TestFuzzTargets(t *testing.T) {
 var updateTables = flag.Bool("update-tables", false, "write the tables of results in the documents again")
 
 // resultTable matches a table of results in a document, after the command that makes it.
-var resultTable = regexp.MustCompile(`(?s)(<!-- spt table (\S+?)(?: --baseline (\S+))? --format markdown -->\n)(.*?)(<!-- end of table -->)`)
+var resultTable = regexp.MustCompile(`(?s)(<!-- spt table ([^\n]+) --format markdown -->\n)(.*?)(<!-- end of table -->)`)
 
 // TestTables compares the tables of results in the documents with the results, docs/results. With
 // -update-tables it writes the tables again.
@@ -222,19 +222,11 @@ func TestTables(t *testing.T) {
 		updated := resultTable.ReplaceAllStringFunc(text, func(found string) string {
 			tables++
 			part := resultTable.FindStringSubmatch(found)
-			rows, err := sweep.ReadCSV(filepath.FromSlash(part[2]))
+			made, err := makeTable(strings.Fields(part[2]))
 			if err != nil {
 				t.Fatalf("%s: %v", document, err)
 			}
-			table, err := sweep.NewTable(rows, sweep.TableOptions{Baseline: part[3]})
-			var b strings.Builder
-			if err == nil {
-				err = table.Write(&b, "markdown")
-			}
-			if err != nil {
-				t.Fatalf("%s: %v", document, err)
-			}
-			return part[1] + b.String() + part[5]
+			return part[1] + made + part[4]
 		})
 		if updated == text {
 			continue
@@ -250,4 +242,35 @@ func TestTables(t *testing.T) {
 	if tables == 0 {
 		t.Error("no document has a table of results")
 	}
+}
+
+// makeTable returns the output of 'spt table' with these arguments and --format markdown.
+func makeTable(arguments []string) (string, error) {
+	var rows []sweep.Row
+	var o sweep.TableOptions
+	for i := 0; i < len(arguments); i++ {
+		switch arguments[i] {
+		case "--baseline":
+			i++
+			o.Baseline = arguments[i]
+		case "--where":
+			i++
+			if err := o.Where.Allow(arguments[i]); err != nil {
+				return "", err
+			}
+		default:
+			more, err := sweep.ReadCSV(filepath.FromSlash(arguments[i]))
+			if err != nil {
+				return "", err
+			}
+			rows = append(rows, more...)
+		}
+	}
+	table, err := sweep.NewTable(rows, o)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	err = table.Write(&b, "markdown")
+	return b.String(), err
 }

@@ -190,8 +190,10 @@ func (t *Task) validate(m method.Row, o run.TuneOptions) error {
 	if o.AutoAugment {
 		return option.Errorf("augment", "the augmentation %s is a choice of the recipe %s, which the run does not have; name the augmentation: %s", run.AutoAugment, run.RecipeAuto, strings.Join(run.Presets(), ", "))
 	}
-	if o.Probe && !t.probes() {
-		return option.Errorf("probe-head", "no linear probe can fit the head of the objective %s, which does not state its problem (objective.Probed); leave the probe out", t.objective.Name())
+	if o.Probe {
+		if err := t.checkProbe(); err != nil {
+			return err
+		}
 	}
 	if o.Rank < 0 || o.Rank > t.model.Config.MaxRank() {
 		return option.Errorf("rank", "rank %d: expected 1 to %d, the shortest side of the backbone's matrices", o.Rank, t.model.Config.MaxRank())

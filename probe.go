@@ -11,6 +11,7 @@ import (
 	"github.com/sptune/spt/checkpoint"
 	"github.com/sptune/spt/dataset"
 	"github.com/sptune/spt/delta"
+	"github.com/sptune/spt/internal/option"
 	"github.com/sptune/spt/method"
 	"github.com/sptune/spt/objective"
 	"github.com/sptune/spt/peft"
@@ -45,6 +46,14 @@ type fitted struct {
 func (t *Task) probes() bool {
 	_, ok := t.objective.(objective.Probed)
 	return ok
+}
+
+// checkProbe returns an error if no linear probe can fit the head of the task.
+func (t *Task) checkProbe() error {
+	if !t.probes() {
+		return option.Errorf("probe-head", "no linear probe can fit the head of the objective %s, which does not state its problem (objective.Probed); leave the probe out", t.objective.Name())
+	}
+	return nil
 }
 
 // probeOptions returns the options of the linear probe of a run with the training options o, for a

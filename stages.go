@@ -33,6 +33,39 @@ func (t *Task) Score(ctx context.Context, o sensitivity.Options, report progress
 	return t.score(ctx, o, nil, report)
 }
 
+// ScoreWithProbe is [Task.Score] with the head of a linear probe instead of a random head, as in
+// stage 1 of a run with run.TuneOptions.Probe. It fits the probe to the features of the training
+// images; the validation images choose its regularisation. It returns a [*run.OptionError] if the
+// criterion reads no images, or if no probe can fit the head of the objective.
+func (t *Task) ScoreWithProbe(ctx context.Context, o sensitivity.Options, report progress.Func) (*sensitivity.Scores, error) {
+	if !o.WithDefaults().Criterion.Images() {
+		return nil, optionError(option.Errorf("probe-head", "the criterion %s reads no images, so a head has no effect on it; leave the probe out", o.Criterion))
+	}
+	if err := t.checkProbe(); err != nil {
+		return nil, optionError(err)
+	}
+	if err := t.trainable(); err != nil {
+		return nil, err
+	}
+	in, val, err := t.features(ctx, time.Time{}, report)
+	if err != nil {
+		return nil, err
+	}
+	p, _, err := t.fitProbe(ctx, in, val, train.Options{})
+	if err != nil {
+		return nil, err
+	}
+	head, err := p.Head(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	trained, err := t.headOf(p)
+	if err != nil {
+		return nil, err
+	}
+	return t.score(ctx, o, scaled(trained.Tuned, head.Scale), report)
+}
+
 // score is Score with the values of the head; nil for random values. It skips broken images; see
 // SkipBroken.
 func (t *Task) score(ctx context.Context, o sensitivity.Options, values checkpoint.StateDict, report progress.Func) (scores *sensitivity.Scores, err error) {

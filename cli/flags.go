@@ -430,6 +430,12 @@ func newFlagTable() []flagRow {
 		{name: "keep-scores", on: "tune", group: scoringGroup,
 			help:  "keep the scores in the run folder; they are as large as the backbone",
 			field: func(o *options) any { return &o.config.Tune.KeepScores }},
+		{name: "probe-head", on: "tune", group: scoringGroup,
+			help:  "score and train from the head of a linear probe on the features of the frozen backbone; auto: on with --recipe auto",
+			field: func(o *options) any { return &o.config.Tune.Probe }},
+		{name: "probe-head", on: "score", group: scoringGroup, common: true,
+			help:  "score with the head of a linear probe on the features of the frozen backbone, instead of a random head",
+			field: func(o *options) any { return &o.config.Tune.Probe }},
 		{name: "scores", on: "plan", group: scoringGroup, common: true,
 			help: "the scores: a file of 'spt score', or of a run with --keep-scores; with --compare, those in which the " +
 				"plans have their reach",
@@ -527,9 +533,6 @@ func newFlagTable() []flagRow {
 				"values; known classes keep their rows of the head, new classes get new ones",
 			kind: "DIR", file: inputFile, values: runFolders, excludes: []string{"budget", "rank", "scores", "probe-head"},
 			field: func(o *options) any { return (*pathValue)(&o.config.Tune.FromDelta) }},
-		{name: "probe-head", on: "tune", group: trainingGroup,
-			help:  "start with the head of a linear probe on the features of the frozen backbone; auto: on with --recipe auto",
-			field: func(o *options) any { return &o.config.Tune.Probe }},
 		{name: "refit", on: "tune", group: trainingGroup,
 			help: "train once more, on the training and validation images together, before the test; on with --recipe vtab " +
 				"and fgvc",

@@ -21,7 +21,10 @@ func scoreCommand(a *app) *cobra.Command {
 		Long: `Scores every weight in the blocks and the final norm of a backbone. The score of a weight tells
 how sensitive the loss on the data set is to it: it is the squared gradient, summed over
 mini-batches of training images, unless --criterion selects another score. Scoring reads a few
-hundred images and changes no weight. 'spt plan' makes any number of plans from the scores.`,
+hundred images and changes no weight. 'spt plan' makes any number of plans from the scores.
+
+The loss needs a head. By default it is random, as in the paper. With --probe-head it is that of a
+linear probe, as in 'spt tune' with the recipe auto.`,
 		Example: "  spt score --model vit_tiny.safetensors --data clothing --out clothing.scores.safetensors",
 		Args:    noArguments,
 	}
@@ -47,7 +50,11 @@ hundred images and changes no weight. 'spt plan' makes any number of plans from 
 				return err
 			}
 		}
-		scores, err := task.Score(ctx, *scoring, p.event)
+		score := task.Score
+		if c.Tune.Probe {
+			score = task.ScoreWithProbe
+		}
+		scores, err := score(ctx, *scoring, p.event)
 		if err != nil {
 			return err
 		}
