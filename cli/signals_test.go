@@ -97,7 +97,8 @@ func interruptions() []interruption {
 		{verb: "score", phase: "listing", copies: "table", hold: "table/list.csv", args: "score --model DIR/vit.safetensors --data table/list.csv --out s", absent: []string{"s"}},
 		{verb: "score", phase: "decoding", copies: "data", hold: "data/red/03.png", args: "score --model DIR/vit.safetensors --data data --out s", absent: []string{"s"}},
 		{verb: "score", phase: "scoring", says: "(?m)^checked", args: "score --model demo --data DIR/split --score-batches 1000 --device cpu --out s", absent: []string{"s"}},
-		{verb: "score", phase: "training evaluating", reason: "only scores"},
+		{verb: "score", phase: "evaluating", says: "(?m)^checked", args: "score --model demo --data DIR/split --probe-head --device cpu --out s", absent: []string{"s"}},
+		{verb: "score", phase: "training", reason: "only scores"},
 
 		{verb: "plan", phase: "opening", copies: "tuned/scores.safetensors", hold: "scores.safetensors", args: "plan --scores scores.safetensors --budget 300 --out p", absent: []string{"p"}},
 		{verb: "plan", phase: "opening", copies: "tuned/plan.json", hold: "plan.json", args: "plan --compare DIR/tuned/plan.json plan.json"},
