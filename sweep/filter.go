@@ -28,13 +28,20 @@ func (f *Filter) Allow(condition string) error {
 	if !found {
 		return option.Errorf("where", "the condition %q has no value; write KEY=VALUE, such as method=lora", condition)
 	}
-	if !slices.Contains(FilterKeys(), key) {
-		return option.Unknown("where", "key", key, FilterKeys())
+	if err := checkKey(key); err != nil {
+		return err
 	}
 	if *f == nil {
 		*f = Filter{}
 	}
 	(*f)[key] = append((*f)[key], value)
+	return nil
+}
+
+func checkKey(key string) error {
+	if !slices.Contains(FilterKeys(), key) {
+		return option.Unknown("where", "key", key, FilterKeys())
+	}
 	return nil
 }
 
@@ -52,6 +59,11 @@ func (f Filter) Conditions() (all []string) {
 // rows returns the rows that the filter selects. A value that no row has is an error, because it is
 // misspelled, and so are conditions that no row meets together.
 func (f Filter) rows(all []Row) (some []Row, err error) {
+	for key := range f {
+		if err := checkKey(key); err != nil {
+			return nil, &run.OptionError{Option: "where", Err: err}
+		}
+	}
 	known := map[string][]string{} // values of the rows, by key
 	for _, r := range all {
 		selected := true

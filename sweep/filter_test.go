@@ -77,4 +77,7 @@ func TestFilterErrors(t *testing.T) {
 			t.Errorf("%s: error %v, expected %q", c.conditions, err, c.want)
 		}
 	}
+	if _, err := (Filter{"tasks": {"dtd"}}).rows(tableRows()); err == nil || !strings.Contains(err.Error(), `did you mean "task"`) {
+		t.Errorf("an unknown key: error %v", err)
+	}
 }
