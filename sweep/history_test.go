@@ -2,6 +2,7 @@ package sweep
 
 import (
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -65,5 +66,38 @@ func TestHistory(t *testing.T) {
 	}
 	if got := lastLine(failure.Error); got != "the disk is full" {
 		t.Errorf("the last line is %q", got)
+	}
+}
+
+// TestStatusOfSome checks that a failed job that a filter leaves out blocks the jobs that need it.
+func TestStatusOfSome(t *testing.T) {
+	f := Folder(t.TempDir())
+	all := []Job{
+		{Header: jobHeader, ID: "first", Stage: Select, Task: "birds", Seed: 0},
+		{Header: jobHeader, ID: "second", Stage: Final, Task: "birds", Seed: 1, Candidates: [][]string{{"first"}}},
+		{Header: jobHeader, ID: "third", Stage: Final, Task: "cars", Seed: 1},
+	}
+	if _, err := f.Save(&Jobs{Spec: &Spec{}, All: all}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.record("first", attempt{Event: ended, Code: run.ExitInput, Error: "broken", Final: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		where []string
+		want  Status
+	}{
+		{nil, Status{Jobs: 3, Failed: 1, Blocked: 1, Open: 1}},
+		{[]string{"seed=1"}, Status{Jobs: 2, Blocked: 1, Open: 1}},
+		{[]string{"task=birds", "seed=1"}, Status{Jobs: 1, Blocked: 1}},
+		{[]string{"seed=0"}, Status{Jobs: 1, Failed: 1}},
+	} {
+		s, err := f.Status(0, filter(t, c.where...))
+		if s.Failures = nil; err != nil || !reflect.DeepEqual(s, c.want) {
+			t.Errorf("%s: %+v, %v; expected %+v", c.where, s, err, c.want)
+		}
+	}
+	if _, err := f.Run(t.Context(), Options{List: "jobs.txt", Where: filter(t, "seed=0")}); err == nil || !strings.Contains(err.Error(), "give one of them") {
+		t.Errorf("a list and conditions: error %v", err)
 	}
 }

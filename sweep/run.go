@@ -84,6 +84,9 @@ func (f Folder) Run(ctx context.Context, o Options) (Summary, error) {
 			w.users[j.Scores] = append(w.users[j.Scores], j.ID)
 		}
 	}
+	if o.List != "" && len(o.Where) > 0 {
+		return Summary{}, &run.OptionError{Option: "where", Err: errors.New("a list of jobs and conditions are given; give one of them")}
+	}
 	if jobs, err = o.Where.jobs(jobs); err != nil {
 		return Summary{}, err
 	}

@@ -42,11 +42,16 @@ func (f Folder) Status(attempts int, where Filter) (Status, error) {
 		attempts = DefaultAttempts
 	}
 	jobs, err := f.Jobs()
-	if err == nil {
-		jobs, err = where.jobs(jobs)
-	}
 	if err != nil {
 		return Status{}, err
+	}
+	some, err := where.jobs(jobs)
+	if err != nil {
+		return Status{}, err
+	}
+	selected := map[string]bool{}
+	for _, j := range some {
+		selected[j.ID] = true
 	}
 	begun, err := f.names(runsFolder, attemptsFolder)
 	if err != nil {
@@ -56,9 +61,20 @@ func (f Folder) Status(attempts int, where Filter) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Jobs: len(jobs)}
+	s := Status{Jobs: len(some)}
 	blocking := map[string]bool{} // failed jobs, except diverged ones
 	for _, j := range jobs {
+		// A job that is not selected is not counted, but it blocks the selected jobs that need it.
+		if !selected[j.ID] {
+			if begun[j.ID] && !f.done(j.ID) {
+				h, err := f.history(j.ID)
+				if err != nil {
+					return s, err
+				}
+				blocking[j.ID] = h.failed(attempts) && !h.last.Diverged
+			}
+			continue
+		}
 		switch {
 		case begun[j.ID] && f.done(j.ID):
 			s.Done++
