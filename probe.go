@@ -188,25 +188,12 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, un
 		}
 		return &fitted{result: result, trained: trained, start: scaled(trained.Tuned, result.HeadScale)}, nil
 	}
-	began := time.Now()
-	in, val, err := t.features(ctx, until, report)
+	f, p, held, err := t.newProbe(ctx, o, until, report)
 	if err != nil {
 		return nil, err
 	}
-	p, held, err := t.fitProbe(ctx, in, val, o)
-	if err != nil {
-		return nil, err
-	}
-	head, err := p.Head(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	trained, err := t.headOf(p)
-	if err != nil {
-		return nil, err
-	}
-	result = &run.Candidate{Counts: trained.Tuning.Counts, ValAccuracy: held.Accuracy, ValLoss: held.Loss, L2: p.L2, HeadScale: head.Scale, Seconds: time.Since(began).Seconds()}
-	if val.Len() > 0 {
+	result = f.result
+	if f.val.Len() > 0 {
 		predictions, sink := t.predictions(t.data.Val)
 		result.ValMetric = o.Select.Stored(held)
 		if err = sink(p.HeldOutLogits, p.HeldOutLabels); err == nil {
@@ -219,7 +206,7 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, un
 	if err := os.MkdirAll(string(folder), 0o777); err != nil {
 		return nil, fmt.Errorf("making the folder of the linear probe: %w", err)
 	}
-	d := t.Delta(method.Linear, trained, nil, map[string]float64{"val_accuracy": result.ValAccuracy})
+	d := t.Delta(method.Linear, f.trained, nil, map[string]float64{"val_accuracy": result.ValAccuracy})
 	d.Posthoc = result.Posthoc
 	if err := d.Save(string(folder)); err != nil {
 		return nil, err
@@ -228,7 +215,32 @@ func (t *Task) probe(ctx context.Context, folder run.Folder, o train.Options, un
 		return nil, err
 	}
 	report.Report(progress.Event{Stage: progress.Probe, Detail: result})
-	return &fitted{result: result, trained: trained, in: in, val: val, start: scaled(trained.Tuned, head.Scale)}, nil
+	return f, nil
+}
+
+// newProbe fits a linear probe to the features of the images. It also returns the probe with the
+// logits of the held-out images, and their metrics. o and until are as for probe.
+func (t *Task) newProbe(ctx context.Context, o train.Options, until time.Time, report progress.Func) (*fitted, *probe.Probe, objective.Evaluation, error) {
+	began := time.Now()
+	var held objective.Evaluation
+	in, val, err := t.features(ctx, until, report)
+	if err != nil {
+		return nil, nil, held, err
+	}
+	p, held, err := t.fitProbe(ctx, in, val, o)
+	if err != nil {
+		return nil, nil, held, err
+	}
+	head, err := p.Head(ctx, in)
+	if err != nil {
+		return nil, nil, held, err
+	}
+	trained, err := t.headOf(p)
+	if err != nil {
+		return nil, nil, held, err
+	}
+	result := &run.Candidate{Counts: trained.Tuning.Counts, ValAccuracy: held.Accuracy, ValLoss: held.Loss, L2: p.L2, HeadScale: head.Scale, Seconds: time.Since(began).Seconds()}
+	return &fitted{result: result, trained: trained, in: in, val: val, start: scaled(trained.Tuned, head.Scale)}, p, held, nil
 }
 
 // isProbe reports whether the linear probe of the run is the training of t: t tunes only the head.

@@ -47,23 +47,11 @@ func (t *Task) ScoreWithProbe(ctx context.Context, o sensitivity.Options, report
 	if err := t.trainable(); err != nil {
 		return nil, err
 	}
-	in, val, err := t.features(ctx, time.Time{}, report)
+	f, _, _, err := t.newProbe(ctx, train.Options{}, time.Time{}, report)
 	if err != nil {
 		return nil, err
 	}
-	p, _, err := t.fitProbe(ctx, in, val, train.Options{})
-	if err != nil {
-		return nil, err
-	}
-	head, err := p.Head(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	trained, err := t.headOf(p)
-	if err != nil {
-		return nil, err
-	}
-	return t.score(ctx, o, scaled(trained.Tuned, head.Scale), report)
+	return t.score(ctx, o, f.start, report)
 }
 
 // score is Score with the values of the head; nil for random values. It skips broken images; see

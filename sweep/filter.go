@@ -94,18 +94,25 @@ func (f Filter) rows(all []Row) (some []Row, err error) {
 	return some, nil
 }
 
-// jobs returns the jobs that the filter selects; see rows.
-func (f Filter) jobs(all []Job) (some []Job, err error) {
+// ids returns the IDs of the jobs that the filter selects; see rows.
+func (f Filter) ids(all []Job) (map[string]bool, error) {
 	var rows []Row
 	for _, j := range all {
 		rows = append(rows, j.labels())
 	}
-	if rows, err = f.rows(rows); err != nil {
-		return nil, err
-	}
+	rows, err := f.rows(rows)
 	ids := map[string]bool{}
 	for _, r := range rows {
 		ids[r.ID] = true
+	}
+	return ids, err
+}
+
+// jobs returns the jobs that the filter selects; see rows.
+func (f Filter) jobs(all []Job) ([]Job, error) {
+	ids, err := f.ids(all)
+	if err != nil {
+		return nil, err
 	}
 	return slices.DeleteFunc(slices.Clone(all), func(j Job) bool { return !ids[j.ID] }), nil
 }

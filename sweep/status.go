@@ -45,13 +45,9 @@ func (f Folder) Status(attempts int, where Filter) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	some, err := where.jobs(jobs)
+	selected, err := where.ids(jobs)
 	if err != nil {
 		return Status{}, err
-	}
-	selected := map[string]bool{}
-	for _, j := range some {
-		selected[j.ID] = true
 	}
 	begun, err := f.names(runsFolder, attemptsFolder)
 	if err != nil {
@@ -61,32 +57,26 @@ func (f Folder) Status(attempts int, where Filter) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{Jobs: len(some)}
+	s := Status{Jobs: len(selected)}
+	var others Status             // of the other jobs, which can block selected ones
 	blocking := map[string]bool{} // failed jobs, except diverged ones
 	for _, j := range jobs {
-		// A job that is not selected is not counted, but it blocks the selected jobs that need it.
+		to := &s
 		if !selected[j.ID] {
-			if begun[j.ID] && !f.done(j.ID) {
-				h, err := f.history(j.ID)
-				if err != nil {
-					return s, err
-				}
-				blocking[j.ID] = h.failed(attempts) && !h.last.Diverged
-			}
-			continue
+			to = &others
 		}
 		switch {
 		case begun[j.ID] && f.done(j.ID):
-			s.Done++
+			to.Done++
 			continue
 		case locks[j.ID] && claimed(f.path(claimsFolder), j.ID):
-			s.Running++
+			to.Running++
 			continue
 		case slices.ContainsFunc(slices.Concat(j.Candidates...), func(id string) bool { return blocking[id] }):
-			s.Blocked++
+			to.Blocked++
 			continue
 		case !begun[j.ID]:
-			s.Open++
+			to.Open++
 			continue
 		}
 		h, err := f.history(j.ID)
@@ -95,17 +85,17 @@ func (f Folder) Status(attempts int, where Filter) (Status, error) {
 		}
 		final := h.failed(attempts)
 		if final {
-			s.Failed++
+			to.Failed++
 			blocking[j.ID] = !h.last.Diverged
 		} else {
-			s.Interrupted++
+			to.Interrupted++
 		}
 		if final || h.last.Code == run.ExitFailed {
 			failure := Failure{ID: j.ID, Job: j.String(), Code: h.last.Code, Attempts: h.attempts, Final: final, Error: lastLine(h.last.Error)}
 			if h.last.Event == "" {
 				failure.Error = "the process was killed"
 			}
-			s.Failures = append(s.Failures, failure)
+			to.Failures = append(to.Failures, failure)
 		}
 	}
 	return s, nil
