@@ -27,13 +27,13 @@ func (t *Task) Effective(o run.TuneOptions) (run.TuneOptions, error) {
 		return o, optionError(err)
 	}
 	o.Plan = o.Plan.WithDefaults()
-	if o.Plan.Rule == plan.Gain && o.Score.Criterion != sensitivity.SummedGradient {
+	if plan.ByGain(o.Plan.Rule) && o.Score.Criterion != sensitivity.SummedGradient {
 		if by := o.Score.Criterion; by != "" && by != sensitivity.SquaredGradient { // the default
-			return o, &run.OptionError{Option: "criterion", Err: fmt.Errorf("plan rule %s needs scores with the criterion %s, not %s; leave the criterion out", plan.Gain, sensitivity.SummedGradient, by)}
+			return o, &run.OptionError{Option: "criterion", Err: fmt.Errorf("plan rule %s needs scores with the criterion %s, not %s; leave the criterion out", o.Plan.Rule, sensitivity.SummedGradient, by)}
 		}
 		o.Score.Criterion = sensitivity.SummedGradient
 	}
-	if o.Score.Criterion.Signed() && o.Plan.Rule != plan.Gain {
+	if o.Score.Criterion.Signed() && !plan.ByGain(o.Plan.Rule) {
 		return o, &run.OptionError{Option: "criterion", Err: fmt.Errorf("scores with the criterion %s have signs, which only plan rule %s reads; choose another criterion, or that rule", o.Score.Criterion, plan.Gain)}
 	}
 	if o.ScoresFile == "" {

@@ -96,7 +96,7 @@ type PlanSummary struct {
 	Tau    int       `json:"tau"`              // rank of the last score that changed the plan
 	Compat string    `json:"compat,omitempty"` // plan.CompatRelease or empty
 	Only   string    `json:"only,omitempty"`   // plan.Structured, plan.Unstructured or empty
-	Rule   string    `json:"rule,omitempty"`   // plan.RandomPlaces, plan.PerNeuron or empty
+	Rule   string    `json:"rule,omitempty"`   // one of plan.Rules, or empty
 	Alpha  float64   `json:"alpha"`            // threshold for structured modules; see plan.Options
 	Beta   float64   `json:"beta"`             // threshold for whole vectors; see plan.Options
 	Cost   plan.Cost `json:"cost"`             // numbers of tuned parameters, by part

@@ -9,10 +9,10 @@ import (
 	"github.com/sptune/spt/sensitivity"
 )
 
-// mostRank is the default of Options.Rank with the rule Gain.
+// mostRank is the default of Options.Rank with the rules Gain and GainRandomPlaces.
 const mostRank = 16
 
-// gain makes a plan by the rule [Gain]. The currency of the rule is the squared summed gradient:
+// gain makes a plan by the rule [Gain] or [GainRandomPlaces]. The currency of the rule is the squared summed gradient:
 // the first-order fall of the loss when a parameter moves along its gradient is g² for an entry,
 // ‖g‖² for a whole vector, and the sum of the r largest σ² for a module of rank r on a matrix whose
 // summed gradient has the singular values σ.
@@ -68,7 +68,11 @@ func gain(ctx context.Context, scores *sensitivity.Scores, budget int, o Options
 		}
 		spend(offers, taken, budget-buy(high))
 	}
-	return newGainPlan(tensors, offers, taken, o, budget, scores.ClassToken), nil
+	p := newGainPlan(tensors, offers, taken, o, budget, scores.ClassToken)
+	if o.Rule == GainRandomPlaces {
+		p.toRandomPlaces(tensors, o.Seed)
+	}
+	return p, nil
 }
 
 // offer holds what one tensor can gain.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -200,12 +201,84 @@ func TestGainFindsPlanted(t *testing.T) {
 	}
 }
 
+// TestGainRandomPlaces checks that the control of Gain has the same ranks on as many matrices of
+// each size, as many vectors and entries, and the same cost, at places that follow from the seed.
+func TestGainRandomPlaces(t *testing.T) {
+	scores := &sensitivity.Scores{Tensors: vitShapes(4, 16), ClassToken: 16, Criterion: sensitivity.SummedGradient}
+	r := rand.New(rand.NewPCG(5, 6))
+	for i := range scores.Tensors { // two strong directions and noise, so modules gain most
+		t := &scores.Tensors[i]
+		size, _ := sizeOf(*t)
+		t.Scores = make([]float32, size)
+		for range 2 {
+			strength := math.Exp(r.NormFloat64())
+			u, v := unit(r, t.Shape[0]), unit(r, size/t.Shape[0])
+			for j := range t.Scores {
+				t.Scores[j] += float32(strength*u[j/len(v)]*v[j%len(v)] + 0.001*r.NormFloat64())
+			}
+		}
+	}
+	numbers := func(p *Plan) (all []string) { // without the places
+		for _, s := range scores.Tensors {
+			if rank, ok := p.Ranks[s.Name]; ok {
+				all = append(all, fmt.Sprintf("rank %d, %d values", rank, len(s.Scores)))
+			}
+			if slices.Contains(p.Vectors, s.Name) {
+				all = append(all, fmt.Sprintf("vector of %d", len(s.Scores)))
+			}
+			for range p.Entries[s.Name] {
+				all = append(all, fmt.Sprintf("entry of a tensor of %d dimensions", len(s.Shape)))
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
+	for only, budget := range map[string]int{"": 1000, Structured: 1000} {
+		o := Options{Module: "lora", Only: only, Rule: Gain}
+		real, err := New(t.Context(), scores, budget, o, loraCount)
+		if err != nil {
+			t.Fatal(err)
+		}
+		different := map[int]bool{}
+		for _, r := range real.Ranks {
+			different[r] = true
+		}
+		if len(different) < 2 || len(real.Matrices) > 20 {
+			t.Fatalf("%q: the plan has the ranks %v; choose another budget", only, real.Ranks)
+		}
+		o.Rule = GainRandomPlaces
+		var plans []*Plan
+		for seed := range uint64(3) {
+			o.Seed = seed
+			p, err := New(t.Context(), scores, budget, o, loraCount)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := p.Validate(scores.Tensors, loraCount); err != nil {
+				t.Fatal(err)
+			}
+			if a, b := numbers(p), numbers(real); p.Cost != real.Cost || !slices.Equal(a, b) {
+				t.Errorf("%q, seed %d: cost %+v, %v; expected %+v, %v", only, seed, p.Cost, a, real.Cost, b)
+			}
+			plans = append(plans, p)
+		}
+		if reflect.DeepEqual(plans[0].Ranks, real.Ranks) || reflect.DeepEqual(plans[0].Ranks, plans[1].Ranks) {
+			t.Errorf("%q: the ranks are where Gain or another seed puts them", only)
+		}
+		o.Seed = 0
+		if again, err := New(t.Context(), scores, budget, o, loraCount); err != nil || !reflect.DeepEqual(again, plans[0]) {
+			t.Errorf("%q: the same seed gives another plan, %v", only, err)
+		}
+	}
+}
+
 // TestGainRefuses gives scores and modules that the rule cannot read.
 func TestGainRefuses(t *testing.T) {
 	s := signed(1)
 	for want, o := range map[string]Options{
 		"module lora":   {Module: "adapter", Rule: Gain},
 		"criterion sum": {Module: "lora"}, // the rule of the paper
+		"module ":       {Module: "adapter", Rule: GainRandomPlaces},
 		"compat":        {Module: "lora", Rule: Gain, Compat: CompatRelease},
 	} {
 		if _, err := New(t.Context(), s, 30, o, loraCount); err == nil || !strings.Contains(err.Error(), want) {

@@ -56,10 +56,11 @@ type Options struct {
 	Alpha float64 `json:"alpha"`
 	// Beta is β: a vector is tuned whole if at least len/β of its entries are selected. Default: 5.
 	Beta float64 `json:"beta"`
-	// Rule is [RandomPlaces], [PerNeuron] or [Gain]. Default: empty, which is SPT's rule.
+	// Rule is one of [Rules]. Default: empty, which is SPT's rule.
 	Rule string `json:"rule,omitempty"`
-	// Seed is the seed of the random places of the rule [RandomPlaces]. A configuration does not
-	// store it: it is the seed of the scores, sensitivity.Options.Seed. Default: 0.
+	// Seed is the seed of the random places of the rules [RandomPlaces] and [GainRandomPlaces]. A
+	// configuration does not store it: it is the seed of the scores, sensitivity.Options.Seed.
+	// Default: 0.
 	Seed uint64 `json:"-"`
 	// Compat is [CompatRelease] for the plan that the paper's published code makes. Default: empty,
 	// for the plan that spends the budget exactly, as [New] describes.
@@ -205,7 +206,7 @@ func New(ctx context.Context, scores *sensitivity.Scores, budget int, o Options,
 	switch {
 	case o.Rule == PerNeuron:
 		return perNeuron(ctx, scores, budget, o)
-	case o.Rule == Gain:
+	case ByGain(o.Rule):
 		return gain(ctx, scores, budget, o, count)
 	case o.Compat == "":
 		return exact(ctx, scores, budget, o, count)

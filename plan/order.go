@@ -111,7 +111,7 @@ func prepare(ctx context.Context, scores *sensitivity.Scores, o Options, count C
 	if base > math.MaxUint32 {
 		return nil, o, fmt.Errorf("the tensors have %d parameters, which is more than the %d that a plan can rank", base, math.MaxUint32)
 	}
-	if by := scores.Criterion; by.Signed() != (o.Rule == Gain) {
+	if by := scores.Criterion; by.Signed() != ByGain(o.Rule) {
 		return nil, o, option.Errorf("criterion", "the scores have the criterion %s, but a plan by the rule %q needs the criterion %s; score the backbone with that criterion", by, cmp.Or(o.Rule, "paper"), needed(o.Rule))
 	}
 	err := each(ctx, tensors, func(_ int, t *tensor) error { return t.checkScores(scores.Criterion) })

@@ -19,7 +19,7 @@
 // always tuned. The head is always tuned too, but it never counts.
 //
 // For ablations, a plan can use no modules ([Unstructured]) or no single entries ([Structured]).
-// A plan can follow another rule: [RandomPlaces], [PerNeuron] or [Gain].
+// A plan can follow another rule, which is one of [Rules].
 //
 // Start with [New], which makes a plan from scores. [ParseBudget] parses a budget such as "0.4M" or
 // "0.5%". [Plan.Save] and [LoadFile] write and read a plan as a JSON file. [Plan.Validate] checks a
@@ -53,16 +53,15 @@ type Plan struct {
 	// Only is [Unstructured] or [Structured] if the plan uses only one half of the method.
 	// Otherwise it is empty.
 	Only string `json:"only,omitempty"`
-	// Rule is [RandomPlaces], [PerNeuron] or [Gain] if the plan follows this rule. It is empty if
-	// the plan follows SPT's rule.
+	// Rule is one of [Rules]. It is empty if the plan follows SPT's rule.
 	Rule string `json:"rule,omitempty"`
 	// Module is the registered name of the structured module, such as "lora". It is empty if Only
 	// is [Unstructured].
 	Module string `json:"module"`
 	// Rank is the rank of the structured modules, or the largest of Ranks. It is 0 if Module is
-	// empty, and with [Gain] also if there is no module.
+	// empty, and with [ByGain] also if there is no module.
 	Rank int `json:"rank"`
-	// Ranks maps the name of each of Matrices to the rank of its module, with [Gain]. Otherwise it
+	// Ranks maps the name of each of Matrices to the rank of its module, with [ByGain]. Otherwise it
 	// is empty, and all modules have the rank Rank.
 	Ranks map[string]int `json:"ranks,omitempty"`
 	// Alpha is α in the rule for matrices; see the package comment.
@@ -73,7 +72,7 @@ type Plan struct {
 	Budget int `json:"budget"`
 	// Tau is τ, the rank, from 1, of the last score that changed the plan. It is 0 if no score did.
 	// With Compat it is the number of largest scores that were taken. With [RandomPlaces] it is
-	// that of the plan before its places were exchanged. It is 0 with [PerNeuron] and [Gain], and
+	// that of the plan before its places were exchanged. It is 0 with [PerNeuron] and [ByGain], and
 	// in a plan that was imported from a published selection, because the selection does not record
 	// τ.
 	Tau int `json:"tau"`
@@ -269,11 +268,11 @@ func (p *Plan) check() error {
 		return fmt.Errorf("entries has %d tensors, expected none if only is %q", len(p.Entries), p.Only)
 	case p.Only != Unstructured && p.Module == "":
 		return fmt.Errorf("module is empty, expected the name of a structured module such as %q", "lora")
-	case p.Only != Unstructured && p.Rule != Gain && p.Rank < 1:
+	case p.Only != Unstructured && !ByGain(p.Rule) && p.Rank < 1:
 		return fmt.Errorf("rank is %d, expected 1 or more", p.Rank)
-	case p.Rule != Gain && len(p.Ranks) > 0:
+	case !ByGain(p.Rule) && len(p.Ranks) > 0:
 		return fmt.Errorf("ranks has %d matrices, expected none unless rule is %q", len(p.Ranks), Gain)
-	case (p.Rule == PerNeuron || p.Rule == Gain) && p.Tau != 0:
+	case (p.Rule == PerNeuron || ByGain(p.Rule)) && p.Tau != 0:
 		return fmt.Errorf("tau is %d and rule is %q, expected tau 0, because the rule has no order of all scores", p.Tau, p.Rule)
 	case !positive(p.Alpha) || !positive(p.Beta):
 		return fmt.Errorf("alpha and beta are %v and %v, expected positive numbers", p.Alpha, p.Beta)
@@ -285,7 +284,7 @@ func (p *Plan) check() error {
 		return fmt.Errorf("counted_only has %d tensors, expected none unless compat is %q", len(p.CountedOnly), CompatRelease)
 	}
 
-	if p.Rule == Gain {
+	if ByGain(p.Rule) {
 		if err := p.checkRanks(); err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 // numbers of the plan stay the same:
 //
 //   - A matrix with a module is exchanged for a matrix of as many values, on which a module has as
-//     many parameters.
+//     many parameters. With ranks of its own for each matrix, the other matrix gets the same rank.
 //   - A vector is exchanged for a vector of the same length.
 //   - Entries are drawn from all values of the tensors that are not tuned whole and have no module:
 //     as many from matrices and as many from vectors as before.
@@ -28,6 +28,7 @@ func (p *Plan) toRandomPlaces(tensors []tensor, seed uint64) {
 	}
 	converted := set(slices.Concat(p.Matrices, p.Vectors))
 	members, number := map[kind][]int{}, map[kind]int{}
+	ranks := map[kind][]int{} // of the matrices with modules; zeros without ranks of their own
 	var kinds []kind
 	for i := range tensors {
 		t := &tensors[i]
@@ -41,14 +42,21 @@ func (p *Plan) toRandomPlaces(tensors []tensor, seed uint64) {
 		members[k] = append(members[k], i)
 		if converted[t.Name] {
 			number[k]++
+			ranks[k] = append(ranks[k], p.Ranks[t.Name])
 		}
 	}
-	chosen := map[int]bool{}
+	chosen, moved := map[int]bool{}, map[string]int{}
 	for _, k := range kinds {
 		order := seeded.Rand(seed, fmt.Sprintf("random places, %+v", k)).Perm(len(members[k]))
-		for _, i := range order[:number[k]] {
+		for n, i := range order[:number[k]] {
 			chosen[members[k][i]] = true
+			if k.matrix {
+				moved[tensors[members[k][i]].Name] = ranks[k][n]
+			}
 		}
+	}
+	if p.Ranks != nil {
+		p.Ranks = moved
 	}
 	p.Matrices, p.Vectors = []string{}, []string{}
 	entries := map[bool]int{} // numbers of entries in matrices, and in vectors

@@ -22,10 +22,17 @@ const (
 	// β, and needs scores with the criterion sensitivity.SummedGradient. docs/method.md has the
 	// formulas.
 	Gain = "gain"
+	// GainRandomPlaces makes the plan of [Gain], and then moves what it tunes to random places: the
+	// same ranks on other matrices, as many vectors and entries. It is the control of [Gain].
+	GainRandomPlaces = "gain-random-places"
 )
 
 // Rules returns all rules other than the default, which is SPT's rule and has no name.
-func Rules() []string { return []string{RandomPlaces, PerNeuron, Gain} }
+func Rules() []string { return []string{RandomPlaces, PerNeuron, Gain, GainRandomPlaces} }
+
+// ByGain reports whether the rule is [Gain], or makes its plan first. Such a rule gives each matrix
+// a rank of its own and needs scores with the criterion sensitivity.SummedGradient.
+func ByGain(rule string) bool { return rule == Gain || rule == GainRandomPlaces }
 
 // validateRule returns an error if a plan cannot have the rule together with the other values.
 func validateRule(rule, only, module, compat string) error {
@@ -38,7 +45,7 @@ func validateRule(rule, only, module, compat string) error {
 		return option.Errorf("plan-rule", "plan rule %q contradicts compat mode %q, which has SPT's rule; leave out one of the two options", rule, compat)
 	case rule == PerNeuron && only != Unstructured:
 		return option.Errorf("plan-rule", "plan rule %q tunes single entries and vectors, but the plan has structured modules; choose a method without modules, such as spt-unstructured", rule)
-	case rule == Gain && module != "lora":
+	case ByGain(rule) && module != "lora":
 		return option.Errorf("plan-rule", "plan rule %q knows the gain of the module lora only, but the plan has %q; choose spt-lora or spt-lora-structured", rule, module)
 	}
 	return nil
@@ -46,7 +53,7 @@ func validateRule(rule, only, module, compat string) error {
 
 // needed returns the criterion that scores for the rule need, in words.
 func needed(rule string) string {
-	if rule == Gain {
+	if ByGain(rule) {
 		return string(sensitivity.SummedGradient)
 	}
 	return "one without signs, such as " + string(sensitivity.SquaredGradient)
