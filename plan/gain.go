@@ -12,10 +12,10 @@ import (
 // mostRank is the default of Options.Rank with the rules Gain and GainRandomPlaces.
 const mostRank = 16
 
-// gain makes a plan by the rule [Gain] or [GainRandomPlaces]. The currency of the rule is the squared summed gradient:
-// the first-order fall of the loss when a parameter moves along its gradient is g² for an entry,
-// ‖g‖² for a whole vector, and the sum of the r largest σ² for a module of rank r on a matrix whose
-// summed gradient has the singular values σ.
+// gain makes a plan by the rule [Gain] or [GainRandomPlaces]. The currency of the rule is the
+// squared summed gradient: the first-order fall of the loss when a parameter moves along its
+// gradient is g² for an entry, ‖g‖² for a whole vector, and the sum of the r largest σ² for a
+// module of rank r on a matrix whose summed gradient has the singular values σ.
 //
 // Every parameter has the same price. At a price, each tensor takes what leaves the most gain after
 // the price is paid: a module of some rank, single entries, the whole vector, or nothing. gain

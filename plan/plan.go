@@ -59,10 +59,10 @@ type Plan struct {
 	// is [Unstructured].
 	Module string `json:"module"`
 	// Rank is the rank of the structured modules, or the largest of Ranks. It is 0 if Module is
-	// empty, and with [ByGain] also if there is no module.
+	// empty, and with the rules of [ByGain] also if there is no module.
 	Rank int `json:"rank"`
-	// Ranks maps the name of each of Matrices to the rank of its module, with [ByGain]. Otherwise it
-	// is empty, and all modules have the rank Rank.
+	// Ranks maps the name of each of Matrices to the rank of its module, with the rules of
+	// [ByGain]. Otherwise it is empty, and all modules have the rank Rank.
 	Ranks map[string]int `json:"ranks,omitempty"`
 	// Alpha is α in the rule for matrices; see the package comment.
 	Alpha float64 `json:"alpha"`
@@ -72,9 +72,9 @@ type Plan struct {
 	Budget int `json:"budget"`
 	// Tau is τ, the rank, from 1, of the last score that changed the plan. It is 0 if no score did.
 	// With Compat it is the number of largest scores that were taken. With [RandomPlaces] it is
-	// that of the plan before its places were exchanged. It is 0 with [PerNeuron] and [ByGain], and
-	// in a plan that was imported from a published selection, because the selection does not record
-	// τ.
+	// that of the plan before its places were exchanged. It is 0 with [PerNeuron] and the rules of
+	// [ByGain], and in a plan that was imported from a published selection, because the selection
+	// does not record τ.
 	Tau int `json:"tau"`
 	// Cost counts the parameters that the plan spends.
 	Cost Cost `json:"cost"`
