@@ -84,6 +84,10 @@ func (h *heads) view(data []float32, image, head int) gemm.View {
 	return gemm.View{Data: data[h.offset+image*h.image+head*h.head:], Row: h.token, Col: 1}
 }
 
+// stride returns the distance from row to row of the scores [seq, kv] in scratch memory, in
+// elements. Rows begin at cache lines: a register across two lines costs twice the accesses.
+func (a *attention) stride() int { return (a.kv + 15) &^ 15 }
+
 // roundsAttention reports whether the products of attention round their operands to bfloat16.
 func (c *compiler) roundsAttention(a *attention) bool {
 	return c.rounds(4, a.seq, a.kv, a.width) && c.rounds(4, a.seq, a.width, a.kv) && c.rounds(4, a.kv, a.width, a.seq)
@@ -111,13 +115,14 @@ func (a *attentionKernel) run(x *execution) error {
 	workers.Run(a.batch*a.heads, func(part int, s *workers.Scratch) {
 		image, h := part/a.heads, part%a.heads
 		g := h / (a.heads / a.groups)
-		p := s.Float32s(a.seq * a.kv)
-		dot := gemm.Call{M: a.seq, N: a.kv, K: a.width, A: a.q.view(q, image, h), B: a.k.view(k, image, g).T(), C: p, LDC: a.kv, Alpha: 1, BF16: a.bf16}
+		stride := a.stride()
+		p := s.Float32s(a.seq * stride)
+		dot := gemm.Call{M: a.seq, N: a.kv, K: a.width, A: a.q.view(q, image, h), B: a.k.view(k, image, g).T(), C: p, LDC: stride, Alpha: 1, BF16: a.bf16}
 		dot.Serial(s)
 		add := a.addends.of(x, image, h)
-		vector.SoftmaxRows(p, lse[part*a.seq:(part+1)*a.seq], a.kv, a.scale, add[0], add[1])
+		vector.SoftmaxRows(p, lse[part*a.seq:(part+1)*a.seq], a.kv, stride, a.scale, add[0], add[1])
 		o := a.out.view(out, image, h)
-		dot = gemm.Call{M: a.seq, N: a.width, K: a.kv, A: gemm.View{Data: p, Row: a.kv, Col: 1}, B: a.v.view(v, image, g), C: o.Data, LDC: o.Row, Alpha: 1, BF16: a.bf16}
+		dot = gemm.Call{M: a.seq, N: a.width, K: a.kv, A: gemm.View{Data: p, Row: stride, Col: 1}, B: a.v.view(v, image, g), C: o.Data, LDC: o.Row, Alpha: 1, BF16: a.bf16}
 		dot.Serial(s)
 	})
 	return nil
@@ -154,8 +159,9 @@ func (a *attentionVJPKernel) run(x *execution) error {
 		image, g := part/a.groups, part%a.groups
 		kh, vh := a.k.view(k, image, g), a.v.view(v, image, g)
 		dkh, dvh := a.dk.view(dk, image, g), a.dv.view(dv, image, g)
-		p, dp, d := s.Float32s(a.seq*a.kv), s.Float32s(a.seq*a.kv), s.Float32s(a.seq)
-		pv, dpv := gemm.View{Data: p, Row: a.kv, Col: 1}, gemm.View{Data: dp, Row: a.kv, Col: 1}
+		stride := a.stride()
+		p, dp, d := s.Float32s(a.seq*stride), s.Float32s(a.seq*stride), s.Float32s(a.seq)
+		pv, dpv := gemm.View{Data: p, Row: stride, Col: 1}, gemm.View{Data: dp, Row: stride, Col: 1}
 		for i := range shared {
 			h := g*shared + i
 			beta := float32(0)
@@ -168,13 +174,13 @@ func (a *attentionVJPKernel) run(x *execution) error {
 				call := gemm.Call{M: m, N: nn, K: kk, A: l, B: r, C: c, LDC: ldc, Alpha: alpha, Beta: beta, BF16: a.bf16}
 				call.Serial(s)
 			}
-			product(a.seq, a.kv, a.width, qh, kh.T(), p, a.kv, 1, 0)
-			product(a.seq, a.kv, a.width, doh, vh.T(), dp, a.kv, 1, 0)
+			product(a.seq, a.kv, a.width, qh, kh.T(), p, stride, 1, 0)
+			product(a.seq, a.kv, a.width, doh, vh.T(), dp, stride, 1, 0)
 			for r := range a.seq {
 				d[r] = vector.Dot(doh.Data[r*doh.Row:][:a.width], oh.Data[r*oh.Row:][:a.width])
 			}
 			add := a.addends.of(x, image, h)
-			vector.SoftmaxGradRows(p, dp, lse[(image*a.heads+h)*a.seq:][:a.seq], d, a.kv, a.scale, add[0], add[1])
+			vector.SoftmaxGradRows(p, dp, lse[(image*a.heads+h)*a.seq:][:a.seq], d, a.kv, stride, a.scale, add[0], add[1])
 			product(a.kv, a.width, a.seq, pv.T(), doh, dvh.Data, dvh.Row, 1, beta)
 			product(a.seq, a.width, a.kv, dpv, kh, dqh.Data, dqh.Row, a.scale, 0)
 			product(a.kv, a.width, a.seq, dpv.T(), qh, dkh.Data, dkh.Row, a.scale, beta)

@@ -23,15 +23,16 @@ func (a *Addend) check(rows, cols int) {
 	}
 }
 
-// SoftmaxRows replaces each row of x, [len(lse), cols], by softmax(scale·x + a + b). It sets lse[i]
-// to the logarithm of the sum of exponentials of row i. Overflow, NaN and rounding errors are as in
-// [SoftmaxRow]. Column j is summed in lane j mod 16.
-func SoftmaxRows(x, lse []float32, cols int, scale float32, a, b Addend) {
+// SoftmaxRows replaces each row of x, [len(lse), cols], by softmax(scale·x + a + b). Row i starts
+// at x[i·stride]; stride is at least cols. SoftmaxRows sets lse[i] to the logarithm of the sum of
+// exponentials of row i. Overflow, NaN and rounding errors are as in [SoftmaxRow]. Column j is
+// summed in lane j mod 16.
+func SoftmaxRows(x, lse []float32, cols, stride int, scale float32, a, b Addend) {
 	const block = 64
 	for i := 0; i < len(lse); i += block {
 		n := min(block, len(lse)-i)
 		var sums [block]float32
-		softmaxRows(x[i*cols:(i+n)*cols], lse[i:i+n], sums[:n], cols, scale, a.from(i), b.from(i))
+		softmaxRows(x[i*stride:(i+n-1)*stride+cols], lse[i:i+n], sums[:n], cols, stride, scale, a.from(i), b.from(i))
 		Log(sums[:n], sums[:n])
 		Add(lse[i:i+n], lse[i:i+n], sums[:n])
 	}
@@ -47,22 +48,22 @@ func (a Addend) from(row int) Addend {
 
 // softmaxRows computes the softmax of len(top) rows. It sets top to the maximum and sum to the sum
 // of exponentials of each row.
-func softmaxRows(x, top, sum []float32, cols int, scale float32, a, b Addend) {
+func softmaxRows(x, top, sum []float32, cols, stride int, scale float32, a, b Addend) {
 	a.check(len(top), cols)
 	b.check(len(top), cols)
 	switch {
 	case amd64 && level == avx512:
-		softmaxRowsAVX512(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		softmaxRowsAVX512(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, stride, scale)
 		return
 	case amd64 && level == avx2:
-		softmaxRowsAVX2(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		softmaxRowsAVX2(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, stride, scale)
 		return
 	case arm64 && level == neon:
-		softmaxRowsNEON(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		softmaxRowsNEON(x, top, sum, a.Data, b.Data, a.Step, b.Step, cols, stride, scale)
 		return
 	}
 	for i := range top {
-		row := x[i*cols : (i+1)*cols]
+		row := x[i*stride:][:cols]
 		scores(row, scale, a, b, i)
 		m := float32(math.Inf(-1))
 		for _, v := range row {
@@ -97,31 +98,32 @@ func scores(row []float32, scale float32, a, b Addend, i int) {
 	}
 }
 
-// SoftmaxGradRows computes the gradient of [SoftmaxRows]. p and dp are matrices [len(lse), cols].
-// On entry, p holds the scores, and dp holds the gradient with respect to the softmax. lse holds
-// the results of SoftmaxRows. d[i] must be the sum of softmax·dp over row i. SoftmaxGradRows
-// replaces p by softmax(scale·p + a + b). It replaces dp by softmax·(dp − d), the gradient with
-// respect to scale·p + a + b.
-func SoftmaxGradRows(p, dp, lse, d []float32, cols int, scale float32, a, b Addend) {
-	p, dp, d = p[:len(lse)*cols], dp[:len(lse)*cols], d[:len(lse)]
-	if len(p) == 0 {
+// SoftmaxGradRows computes the gradient of [SoftmaxRows]. p and dp are matrices [len(lse), cols],
+// of which row i starts at position i·stride. On entry, p holds the scores, and dp holds the
+// gradient with respect to the softmax. lse holds the results of SoftmaxRows. d[i] must be the sum
+// of softmax·dp over row i. SoftmaxGradRows replaces p by softmax(scale·p + a + b). It replaces dp
+// by softmax·(dp − d), the gradient with respect to scale·p + a + b.
+func SoftmaxGradRows(p, dp, lse, d []float32, cols, stride int, scale float32, a, b Addend) {
+	if len(lse) == 0 || cols == 0 {
 		return
 	}
+	size := (len(lse)-1)*stride + cols
+	p, dp, d = p[:size], dp[:size], d[:len(lse)]
 	a.check(len(lse), cols)
 	b.check(len(lse), cols)
 	switch {
 	case amd64 && level == avx512:
-		softmaxGradRowsAVX512(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		softmaxGradRowsAVX512(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, stride, scale)
 		return
 	case amd64 && level == avx2:
-		softmaxGradRowsAVX2(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		softmaxGradRowsAVX2(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, stride, scale)
 		return
 	case arm64 && level == neon:
-		softmaxGradRowsNEON(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, scale)
+		softmaxGradRowsNEON(p, dp, lse, d, a.Data, b.Data, a.Step, b.Step, cols, stride, scale)
 		return
 	}
 	for i, shift := range lse {
-		row, grad, by := p[i*cols:(i+1)*cols], dp[i*cols:(i+1)*cols], d[i]
+		row, grad, by := p[i*stride:][:cols], dp[i*stride:][:cols], d[i]
 		scores(row, scale, a, b, i)
 		for j, v := range row {
 			e := scalar.Exp(v - shift)

@@ -32,6 +32,31 @@ func TestSoftmaxRows(t *testing.T) {
 		copy(y, x)
 		return y
 	}
+	// spread returns the rows of x with stride elements from row to row, at the end of readable
+	// memory. NaN is between the rows, so a result that depends on it is NaN too.
+	spread := func(x []float32, cols, stride int) []float32 {
+		y := guarded(t, (len(x)/cols-1)*stride+cols)
+		for i := range y {
+			y[i] = float32(math.NaN())
+			if i%stride < cols {
+				y[i] = x[i/stride*cols+i%stride]
+			}
+		}
+		return y
+	}
+	// gather is the inverse of spread. It fails if something was written between the rows.
+	gather := func(y []float32, cols, stride int) (x []float32) {
+		t.Helper()
+		for i, v := range y {
+			switch {
+			case i%stride < cols:
+				x = append(x, v)
+			case v == v:
+				t.Fatalf("%g is between the rows, at position %d", v, i)
+			}
+		}
+		return x
+	}
 	for _, cols := range []int{1, 3, 8, 15, 16, 17, 31, 32, 49, 64, 100, 197} {
 		for _, rows := range []int{1, 7, 65} {
 			for addends := range 4 {
@@ -79,12 +104,15 @@ func TestSoftmaxRows(t *testing.T) {
 							}
 						}
 					}
-					y, lse := edge(slices.Clone(x)), guarded(t, rows)
-					SoftmaxRows(y, lse, cols, scale, add[0], add[1])
+					stride := cols + (rows+addends)%5
+					y, lse := spread(x, cols, stride), guarded(t, rows)
+					SoftmaxRows(y, lse, cols, stride, scale, add[0], add[1])
+					y = gather(y, cols, stride)
 					check("softmax", y, want)
 					check("log-sum-exp", lse, wantLSE)
-					p, dp := edge(slices.Clone(x)), edge(slices.Clone(dy))
-					SoftmaxGradRows(p, dp, lse, d, cols, scale, add[0], add[1])
+					p, dp := spread(x, cols, stride), spread(dy, cols, stride)
+					SoftmaxGradRows(p, dp, lse, d, cols, stride, scale, add[0], add[1])
+					p, dp = gather(p, cols, stride), gather(dp, cols, stride)
 					check("softmax again", p, want)
 					check("gradient", dp, grad)
 					if level != portable {
@@ -106,13 +134,13 @@ func TestSoftmaxRowsSpecial(t *testing.T) {
 	want := [][]float32{{0.5, 0, 0.5}, {nan, nan, nan}, {nan, nan, nan}, {nan, nan, nan}, {nan, nan, nan}, {0.5, 0.5, 0}}
 	eachLevel(func() {
 		x, lse := slices.Concat(rows...), make([]float32, len(rows))
-		SoftmaxRows(x, lse, 3, 1, Addend{}, Addend{})
+		SoftmaxRows(x, lse, 3, 3, 1, Addend{}, Addend{})
 		for i, w := range slices.Concat(want...) {
 			if !(x[i] == w || x[i] != x[i] && w != w) {
 				t.Errorf("%s: row %v: %v, expected %v", levelName(), rows[i/3], x[i/3*3:][:3], want[i/3])
 			}
 		}
-		SoftmaxRows(nil, nil, 3, 1, Addend{}, Addend{})
-		SoftmaxGradRows(nil, nil, nil, nil, 3, 1, Addend{}, Addend{})
+		SoftmaxRows(nil, nil, 3, 3, 1, Addend{}, Addend{})
+		SoftmaxGradRows(nil, nil, nil, nil, 3, 3, 1, Addend{}, Addend{})
 	})
 }

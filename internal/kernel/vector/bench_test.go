@@ -49,11 +49,11 @@ func benchmarks() []benchmark {
 		{"sumCentered2", func() { sumCentered2(x, 1) }},
 		{"MaxOf", func() { MaxOf(x) }},
 		{"SoftmaxRow", func() { SoftmaxRow(dst, x, 0.125) }},
-		{"SoftmaxRows", func() { copy(dst, x); SoftmaxRows(dst, lse[:8], 128, 0.125, Addend{}, Addend{}) }},
+		{"SoftmaxRows", func() { copy(dst, x); SoftmaxRows(dst, lse[:8], 128, 128, 0.125, Addend{}, Addend{}) }},
 		{"SoftmaxGradRows", func() {
 			copy(dst, x)
 			copy(grad, y)
-			SoftmaxGradRows(dst, grad, lse[:8], z, 128, 0.125, Addend{}, Addend{})
+			SoftmaxGradRows(dst, grad, lse[:8], z, 128, 128, 0.125, Addend{}, Addend{})
 		}},
 		{"LayerNormRow", func() { LayerNormRow(dst, x, y, z, 1e-6) }},
 		{"LayerNormGradRow", func() { LayerNormGradRow(dst, x, y, 1, 2) }},

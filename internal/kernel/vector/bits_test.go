@@ -63,10 +63,10 @@ func TestBits(t *testing.T) {
 		AddRows(dst[:100], x, 12, 100, 103)
 		add("AddRows", dst[:100]...)
 		p, dp, lse := slices.Clone(x[:rows*cols]), slices.Clone(y[:rows*cols]), make([]float32, rows)
-		SoftmaxRows(p, lse, cols, 0.5, Addend{mask, 0}, Addend{})
+		SoftmaxRows(p, lse, cols, cols, 0.5, Addend{mask, 0}, Addend{})
 		add("SoftmaxRows", append(p, lse...)...)
 		p = slices.Clone(x[:rows*cols])
-		SoftmaxGradRows(p, dp, lse, y, cols, 0.5, Addend{mask, 0}, Addend{})
+		SoftmaxGradRows(p, dp, lse, y, cols, cols, 0.5, Addend{mask, 0}, Addend{})
 		add("SoftmaxGradRows", append(p, dp...)...)
 		if all != assemblyBits {
 			t.Errorf("%s: the results have the hash %#x, want %#x; run the test with -v on another machine and compare the hashes", levelName(), all, uint64(assemblyBits))

@@ -1384,16 +1384,16 @@ func dropoutAVX2(dst []float32, x []float32, scale float32, threshold uint32, ke
 func transpose8(dst []float32, ldd int, src []float32, lds int, blocks int)
 
 //go:noescape
-func softmaxRowsAVX512(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+func softmaxRowsAVX512(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 
 //go:noescape
-func softmaxRowsAVX2(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+func softmaxRowsAVX2(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 
 //go:noescape
-func softmaxGradRowsAVX512(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+func softmaxGradRowsAVX512(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 
 //go:noescape
-func softmaxGradRowsAVX2(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+func softmaxGradRowsAVX2(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 
 //go:noescape
 func addNEON(dst []float32, a []float32, b []float32)
@@ -1528,7 +1528,7 @@ func addLanesNEON(lane *[64]float32) float32
 func transpose4NEON(dst []float32, ldd int, src *float32, lds int, blocks int)
 
 //go:noescape
-func softmaxRowsNEON(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+func softmaxRowsNEON(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 
 //go:noescape
-func softmaxGradRowsNEON(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+func softmaxGradRowsNEON(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)

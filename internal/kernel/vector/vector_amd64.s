@@ -7617,9 +7617,9 @@ loop:
 	VZEROUPPER
 	RET
 
-// func softmaxRowsAVX512(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+// func softmaxRowsAVX512(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
-TEXT ·softmaxRowsAVX512(SB), NOSPLIT, $0-148
+TEXT ·softmaxRowsAVX512(SB), NOSPLIT, $0-156
 	MOVQ         cols+136(FP), AX
 	MOVQ         AX, CX
 	ANDQ         $0x0f, CX
@@ -7638,7 +7638,7 @@ TEXT ·softmaxRowsAVX512(SB), NOSPLIT, $0-148
 	MOVQ         b_base+96(FP), R11
 	MOVQ         stepB+128(FP), R12
 	SHLQ         $0x02, R12
-	VBROADCASTSS scale+144(FP), Z0
+	VBROADCASTSS scale+152(FP), Z0
 
 row:
 	VBROADCASTSS constants<>+1376(SB), Z1
@@ -7789,7 +7789,7 @@ l12:
 l13:
 	ADDQ R10, R9
 	ADDQ R12, R11
-	MOVQ cols+136(FP), DX
+	MOVQ stride+144(FP), DX
 	LEAQ (BX)(DX*4), BX
 	ADDQ $0x04, SI
 	ADDQ $0x04, DI
@@ -7798,9 +7798,9 @@ l13:
 	VZEROUPPER
 	RET
 
-// func softmaxRowsAVX2(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+// func softmaxRowsAVX2(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 // Requires: AVX, AVX2, FMA3
-TEXT ·softmaxRowsAVX2(SB), NOSPLIT, $0-148
+TEXT ·softmaxRowsAVX2(SB), NOSPLIT, $0-156
 	MOVQ         cols+136(FP), AX
 	MOVQ         AX, CX
 	ANDQ         $0x0f, CX
@@ -7819,7 +7819,7 @@ TEXT ·softmaxRowsAVX2(SB), NOSPLIT, $0-148
 	MOVQ         b_base+96(FP), R11
 	MOVQ         stepB+128(FP), R12
 	SHLQ         $0x02, R12
-	VBROADCASTSS scale+144(FP), Y2
+	VBROADCASTSS scale+152(FP), Y2
 
 row:
 	VBROADCASTSS constants<>+1376(SB), Y3
@@ -8082,7 +8082,7 @@ l16:
 l17:
 	ADDQ R10, R9
 	ADDQ R12, R11
-	MOVQ cols+136(FP), DX
+	MOVQ stride+144(FP), DX
 	LEAQ (BX)(DX*4), BX
 	ADDQ $0x04, SI
 	ADDQ $0x04, DI
@@ -8091,9 +8091,9 @@ l17:
 	VZEROUPPER
 	RET
 
-// func softmaxGradRowsAVX512(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+// func softmaxGradRowsAVX512(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·softmaxGradRowsAVX512(SB), NOSPLIT, $0-172
+TEXT ·softmaxGradRowsAVX512(SB), NOSPLIT, $0-180
 	MOVQ         cols+160(FP), AX
 	MOVQ         AX, CX
 	ANDQ         $0x0f, CX
@@ -8113,7 +8113,7 @@ TEXT ·softmaxGradRowsAVX512(SB), NOSPLIT, $0-172
 	MOVQ         b_base+120(FP), R12
 	MOVQ         stepB+152(FP), R13
 	SHLQ         $0x02, R13
-	VBROADCASTSS scale+168(FP), Z0
+	VBROADCASTSS scale+176(FP), Z0
 
 row:
 	VBROADCASTSS (DI), Z1
@@ -8204,7 +8204,7 @@ l7:
 l3:
 	ADDQ R11, R10
 	ADDQ R13, R12
-	MOVQ cols+160(FP), DX
+	MOVQ stride+168(FP), DX
 	LEAQ (BX)(DX*4), BX
 	LEAQ (SI)(DX*4), SI
 	ADDQ $0x04, DI
@@ -8214,9 +8214,9 @@ l3:
 	VZEROUPPER
 	RET
 
-// func softmaxGradRowsAVX2(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
+// func softmaxGradRowsAVX2(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
 // Requires: AVX, AVX2, FMA3
-TEXT ·softmaxGradRowsAVX2(SB), NOSPLIT, $0-172
+TEXT ·softmaxGradRowsAVX2(SB), NOSPLIT, $0-180
 	MOVQ         cols+160(FP), AX
 	MOVQ         AX, CX
 	ANDQ         $0x0f, CX
@@ -8236,7 +8236,7 @@ TEXT ·softmaxGradRowsAVX2(SB), NOSPLIT, $0-172
 	MOVQ         b_base+120(FP), R12
 	MOVQ         stepB+152(FP), R13
 	SHLQ         $0x02, R13
-	VBROADCASTSS scale+168(FP), Y2
+	VBROADCASTSS scale+176(FP), Y2
 
 row:
 	VBROADCASTSS (DI), Y3
@@ -8429,7 +8429,7 @@ l11:
 l3:
 	ADDQ R11, R10
 	ADDQ R13, R12
-	MOVQ cols+160(FP), DX
+	MOVQ stride+168(FP), DX
 	LEAQ (BX)(DX*4), BX
 	LEAQ (SI)(DX*4), SI
 	ADDQ $0x04, DI

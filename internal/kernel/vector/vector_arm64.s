@@ -4802,8 +4802,8 @@ l1:
 	BGT l1
 	RET
 
-// func softmaxRowsNEON(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
-TEXT ·softmaxRowsNEON(SB), NOSPLIT, $0-148
+// func softmaxRowsNEON(x []float32, top []float32, sum []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
+TEXT ·softmaxRowsNEON(SB), NOSPLIT, $0-156
 	MOVD $constants<>(SB), R25
 	MOVD x_base+0(FP), R0
 	MOVD top_base+24(FP), R1
@@ -4819,7 +4819,8 @@ TEXT ·softmaxRowsNEON(SB), NOSPLIT, $0-148
 	AND $3, R4, R6
 	ADD R6<<4, R25, R6
 	FMOVQ 1088(R6), F0
-	FMOVS scale+144(FP), F1
+	MOVD stride+144(FP), R14
+	FMOVS scale+152(FP), F1
 	WORD $0x4e040421 // dup v1.4s, v1.s[0]
 	FMOVQ 688(R25), F2
 	FMOVQ 384(R25), F3
@@ -5803,13 +5804,13 @@ l76:
 l63:
 	ADD R9, R7
 	ADD R10, R8
-	MOVD R13, R0
+	ADD R14<<2, R0
 	SUBS $1, R3
 	BGT l1
 	RET
 
-// func softmaxGradRowsNEON(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, scale float32)
-TEXT ·softmaxGradRowsNEON(SB), NOSPLIT, $0-172
+// func softmaxGradRowsNEON(p []float32, dp []float32, lse []float32, d []float32, a []float32, b []float32, stepA int, stepB int, cols int, stride int, scale float32)
+TEXT ·softmaxGradRowsNEON(SB), NOSPLIT, $0-180
 	MOVD $constants<>(SB), R25
 	MOVD p_base+0(FP), R0
 	MOVD dp_base+24(FP), R1
@@ -5826,7 +5827,9 @@ TEXT ·softmaxGradRowsNEON(SB), NOSPLIT, $0-172
 	AND $3, R5, R7
 	ADD R7<<4, R25, R7
 	FMOVQ 1152(R7), F0
-	FMOVS scale+168(FP), F0
+	MOVD stride+168(FP), R14
+	SUB R5, R14
+	FMOVS scale+176(FP), F0
 	WORD $0x4e040400 // dup v0.4s, v0.s[0]
 	FMOVQ 384(R25), F1
 	FMOVQ 208(R25), F2
@@ -6595,6 +6598,8 @@ l53:
 l54:
 	ADD R6<<2, R1
 l3:
+	ADD R14<<2, R0
+	ADD R14<<2, R1
 	ADD R10, R8
 	ADD R11, R9
 	SUBS $1, R4

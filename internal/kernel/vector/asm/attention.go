@@ -117,7 +117,7 @@ func (m *matrix) fold(acc []vec, join func(...Op)) {
 
 // attention writes the kernels of softmax over rows of attention scores and of its gradient.
 func attention() {
-	begin("softmaxRows", "(x, top, sum, a, b []float32, stepA, stepB, cols int, scale float32)", func(k *kernel) {
+	begin("softmaxRows", "(x, top, sum, a, b []float32, stepA, stepB, cols, stride int, scale float32)", func(k *kernel) {
 		m := k.matrix()
 		x := Load(Param("x").Base(), GP64()).(reg.GPVirtual)
 		top, sum := Load(Param("top").Base(), GP64()), Load(Param("sum").Base(), GP64())
@@ -155,14 +155,14 @@ func attention() {
 
 		a.next()
 		b.next()
-		Load(Param("cols"), m.index)
+		Load(Param("stride"), m.index)
 		LEAQ(Mem{Base: x, Index: m.index, Scale: 4}, x)
 		ADDQ(Imm(4), top)
 		ADDQ(Imm(4), sum)
 		DECQ(rows)
 		JNZ(LabelRef("row"))
 	})
-	begin("softmaxGradRows", "(p, dp, lse, d, a, b []float32, stepA, stepB, cols int, scale float32)", func(k *kernel) {
+	begin("softmaxGradRows", "(p, dp, lse, d, a, b []float32, stepA, stepB, cols, stride int, scale float32)", func(k *kernel) {
 		m := k.matrix()
 		p := Load(Param("p").Base(), GP64()).(reg.GPVirtual)
 		dp := Load(Param("dp").Base(), GP64()).(reg.GPVirtual)
@@ -182,7 +182,7 @@ func attention() {
 		})
 		a.next()
 		b.next()
-		Load(Param("cols"), m.index)
+		Load(Param("stride"), m.index)
 		LEAQ(Mem{Base: p, Index: m.index, Scale: 4}, p)
 		LEAQ(Mem{Base: dp, Index: m.index, Scale: 4}, dp)
 		ADDQ(Imm(4), lse)

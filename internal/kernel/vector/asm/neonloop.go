@@ -222,11 +222,11 @@ type neonMatrix struct {
 
 // neonAttention writes the NEON versions of the functions that [attention] writes.
 func neonAttention() {
-	k := neonKernel("softmaxRows", []string{"x", "top", "sum", "a", "b"}, []string{"stepA int", "stepB int", "cols int", "scale"}, false)
+	k := neonKernel("softmaxRows", []string{"x", "top", "sum", "a", "b"}, []string{"stepA int", "stepB int", "cols int", "stride int", "scale"}, false)
 	f := k.neon
 	x, top, sum, rows := f.param("x_base"), f.param("top_base"), f.param("sum_base"), f.param("top_len")
 	m := newNEONMatrix(k)
-	px := f.gp()
+	px, stride := f.gp(), f.param("stride")
 	scale := f.scalar("scale")
 	low := float(float32(math.Inf(-1)))
 	f.hoist()
@@ -264,14 +264,16 @@ func neonAttention() {
 		f.raw("\tMOVD %s, %s", x, px)
 		m.row(func(int) { m.store(k.mul(m.load(px, false), by), px) })
 		m.next()
-		f.raw("\tMOVD %s, %s", px, x)
+		f.raw("\tADD %s<<2, %s", stride, x)
 	})
 
-	k = neonKernel("softmaxGradRows", []string{"p", "dp", "lse", "d", "a", "b"}, []string{"stepA int", "stepB int", "cols int", "scale"}, false)
+	k = neonKernel("softmaxGradRows", []string{"p", "dp", "lse", "d", "a", "b"}, []string{"stepA int", "stepB int", "cols int", "stride int", "scale"}, false)
 	f = k.neon
 	p, dp, lse, d := f.param("p_base"), f.param("dp_base"), f.param("lse_base"), f.param("d_base")
 	rows = f.param("lse_len")
 	m = newNEONMatrix(k)
+	gap := f.param("stride") // from the end of a row to the next row
+	f.raw("\tSUB %s, %s", m.cols, gap)
 	scale = f.scalar("scale")
 	f.hoist()
 	f.loop(fmt.Sprintf("SUBS $1, %s\n\tBGT LOOP", rows), func() {
@@ -282,6 +284,8 @@ func neonAttention() {
 			m.store(e, p)
 			m.store(k.mul(k.sub(m.load(dp, false), by), e), dp)
 		})
+		f.raw("\tADD %s<<2, %s", gap, p)
+		f.raw("\tADD %s<<2, %s", gap, dp)
 		m.next()
 	})
 }
