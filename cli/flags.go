@@ -474,7 +474,8 @@ func newFlagTable() []flagRow {
 		{name: "plan-rule", on: "tune plan", group: scoringGroup,
 			help: "the rule of planning: gain gives each matrix a LoRA of its own rank, and takes what gains most for each " +
 				"parameter; random-places moves the modules, vectors and entries of the plan to random places, as a " +
-				"control, and gain-random-places those of gain; per-neuron takes the largest scores of each output neuron and every bias, as GPS",
+				"control, and gain-random-places those of gain; per-neuron takes the largest scores of each output " +
+				"neuron and every bias, as GPS",
 			kind: "NAME", values: plan.Rules, closed: true, auto: "the rule of SPT", excludes: []string{"compare", "import"},
 			field: func(o *options) any { return &o.config.Tune.Plan.Rule }},
 		{name: "alpha", on: "tune plan", group: scoringGroup,

@@ -278,8 +278,8 @@ func TestGainRefuses(t *testing.T) {
 	for want, o := range map[string]Options{
 		"module lora":   {Module: "adapter", Rule: Gain},
 		"criterion sum": {Module: "lora"}, // the rule of the paper
-		"module ":       {Module: "adapter", Rule: GainRandomPlaces},
-		"compat":        {Module: "lora", Rule: Gain, Compat: CompatRelease},
+		`rule "gain-random-places" knows the gain of the module lora only`: {Module: "adapter", Rule: GainRandomPlaces},
+		"compat": {Module: "lora", Rule: Gain, Compat: CompatRelease},
 	} {
 		if _, err := New(t.Context(), s, 30, o, loraCount); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want an error with %q", o, err, want)

@@ -27,8 +27,8 @@ func (p *Plan) toRandomPlaces(tensors []tensor, seed uint64) {
 		size, whole int
 	}
 	converted := set(slices.Concat(p.Matrices, p.Vectors))
-	members, number := map[kind][]int{}, map[kind]int{}
-	ranks := map[kind][]int{} // of the matrices with modules; zeros without ranks of their own
+	members := map[kind][]int{}
+	ranks := map[kind][]int{} // of the converted tensors; 0 for those without a rank of their own
 	var kinds []kind
 	for i := range tensors {
 		t := &tensors[i]
@@ -41,14 +41,13 @@ func (p *Plan) toRandomPlaces(tensors []tensor, seed uint64) {
 		}
 		members[k] = append(members[k], i)
 		if converted[t.Name] {
-			number[k]++
 			ranks[k] = append(ranks[k], p.Ranks[t.Name])
 		}
 	}
 	chosen, moved := map[int]bool{}, map[string]int{}
 	for _, k := range kinds {
 		order := seeded.Rand(seed, fmt.Sprintf("random places, %+v", k)).Perm(len(members[k]))
-		for n, i := range order[:number[k]] {
+		for n, i := range order[:len(ranks[k])] {
 			chosen[members[k][i]] = true
 			if k.matrix {
 				moved[tensors[members[k][i]].Name] = ranks[k][n]
