@@ -332,7 +332,7 @@ func (t *Task) chooseTraining(o *run.TuneOptions, choices *Choices, least int) e
 	}
 	step := forward * (stepForwards*float64(filled.BatchSize) + float64(val)/float64(perEpoch))
 	left := o.TimeLimit - time.Since(o.Began).Seconds() - e.Probe - e.Test - reserve(o.TimeLimit)
-	if row.Scores && o.ScoresFile == "" && o.FromDelta == "" && o.Score.Criterion.Images() {
+	if row.Scores && !o.SkipsScoring() && o.Score.Criterion.Images() {
 		score := o.Score.WithDefaults()
 		batch := forward * scoreForwards * float64(min(n, score.BatchSize))
 		if o.TimeLimit > 0 && o.Score.Batches == 0 {

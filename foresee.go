@@ -34,7 +34,7 @@ func (t *Task) Foresee(o run.TuneOptions) (f memory.Footprint, available int64, 
 		return f, 0, err
 	}
 	row, err := method.Lookup(o.Method)
-	if err == nil && row.Scores && o.ScoresFile == "" && o.FromDelta == "" {
+	if err == nil && row.Scores && !o.SkipsScoring() {
 		r.Score = &o.Score
 	}
 	if f, err = memory.Foresee(r); err != nil {

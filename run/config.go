@@ -185,6 +185,10 @@ type Try struct {
 	LR     float64
 }
 
+// SkipsScoring reports whether a file of scores or a delta replaces stage 1 of a method that
+// scores.
+func (o TuneOptions) SkipsScoring() bool { return o.ScoresFile != "" || o.FromDelta != "" }
+
 // Tries returns the candidates of a run with the options o, in the order in which they are tried.
 func (o TuneOptions) Tries() (all []Try) {
 	lrs, budgets := o.LRs, o.Budgets

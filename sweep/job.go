@@ -67,8 +67,8 @@ type Job struct {
 	// Seed is the seed of the run.
 	Seed uint64 `json:"seed"`
 	// Scores is the name of the scores that the job shares with other jobs. It is empty if the
-	// method does not score, if it scores with the head of a probe, and if Config names a file of
-	// scores.
+	// method does not score, if it scores with the head of a probe, and if a file of scores or a
+	// delta replaces its scores.
 	Scores string `json:"scores,omitempty"`
 	// Candidates holds the IDs of the jobs among which a job of the stage Final chooses: a list of
 	// jobs, one for each seed, for each setting. It is empty if there is no grid.
@@ -95,10 +95,10 @@ func hash(values ...any) (string, error) {
 
 // identify sets the ID and the name of the scores of a job. scored reports whether its method
 // scores. Jobs with a probe share no scores: the head of the probe, which each job fits, decides
-// them. Jobs with a file of scores read that file.
+// them. Nor do jobs that need none: see run.TuneOptions.SkipsScoring.
 func (j *Job) identify(scored bool) (err error) {
 	c := j.Config.withoutPlaces()
-	if j.ID, err = hash(j.Stage, c, j.Candidates); err == nil && scored && !c.Tune.Probe && c.Tune.ScoresFile == "" {
+	if j.ID, err = hash(j.Stage, c, j.Candidates); err == nil && scored && !c.Tune.Probe && !c.Tune.SkipsScoring() {
 		j.Scores, err = hash(c.Model, c.Data, c.Compute, c.Objective, c.Tune.Score)
 	}
 	return err
