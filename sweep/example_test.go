@@ -30,9 +30,9 @@ func ExampleNewTable() {
 	// | lora | fixed | 1,000 | 2 | 82.0 ± 1.4 | 0 |
 	// | spt-lora | fixed | 1,000 | 2 | 84.5 ± 0.7 | 0 |
 	//
-	// Difference to lora in points: mean ± standard error over pairs of runs on the same task with the same seed.
+	// Difference to lora in points: mean ± standard error over pairs of runs on the same task with the same seed. The column “± over seeds” has the standard error over the means of the seeds.
 	//
-	// | model | method | budget | pairs | difference | better, equal, worse | tasks better |
-	// |---|---|---|---|---|---|---|
-	// | vit | spt-lora | – | 2 | +2.50 ± 0.50 | 2, 0, 0 | 1 of 1 |
+	// | method | budget | pairs | difference | ± over seeds | better, equal, worse | tasks better | seeds better |
+	// |---|---|---|---|---|---|---|---|
+	// | spt-lora | – | 2 | +2.50 ± 0.50 | – | 2, 0, 0 | 1 of 1 | 2 of 2 |
 }

@@ -57,7 +57,7 @@ func (t *Table) Write(w io.Writer, format Format) error {
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	caption := fmt.Sprintf("Difference to %s in points: mean ± standard error over pairs of runs on the same task with the same seed.", t.Baseline)
+	caption := fmt.Sprintf("Difference to %s in points: mean ± standard error over pairs of runs on the same task with the same seed. The column “± over seeds” has the standard error over the means of the seeds.", t.Baseline)
 	return formats[i].write(w, caption, t.DifferenceBlock())
 }
 
@@ -131,17 +131,29 @@ func (t *Table) Block() [][]string {
 // DifferenceBlock returns the cells of the comparison with the baseline as texts. The first line is
 // the head.
 func (t *Table) DifferenceBlock() [][]string {
-	block := [][]string{{"model", "method", "budget", "pairs", "difference", "better, equal, worse", "tasks better"}}
+	models := slices.ContainsFunc(t.Differences, func(d Difference) bool { return d.Model != t.Differences[0].Model })
+	head := []string{"method", "budget", "pairs", "difference", "± over seeds", "better, equal, worse", "tasks better", "seeds better"}
+	if models {
+		head = append([]string{"model"}, head...)
+	}
+	block := [][]string{head}
 	for _, d := range t.Differences {
-		text := "–"
+		difference, overSeeds := "–", "–"
 		switch {
 		case d.SE >= 0:
-			text = fmt.Sprintf("%+.2f ± %.2f", 100*d.Mean, 100*d.SE)
+			difference = fmt.Sprintf("%+.2f ± %.2f", 100*d.Mean, 100*d.SE)
 		case d.Pairs > 0:
-			text = fmt.Sprintf("%+.2f", 100*d.Mean)
+			difference = fmt.Sprintf("%+.2f", 100*d.Mean)
 		}
-		block = append(block, []string{d.Model, d.Method, orDash(d.Budget), fmt.Sprint(d.Pairs), text,
-			fmt.Sprintf("%d, %d, %d", d.Better, d.Equal, d.Worse), fmt.Sprintf("%d of %d", d.TasksBetter, d.Tasks)})
+		if d.SeedsSE >= 0 {
+			overSeeds = fmt.Sprintf("%.2f", 100*d.SeedsSE)
+		}
+		line := []string{d.Method, orDash(d.Budget), fmt.Sprint(d.Pairs), difference, overSeeds,
+			fmt.Sprintf("%d, %d, %d", d.Better, d.Equal, d.Worse), fmt.Sprintf("%d of %d", d.TasksBetter, d.Tasks), fmt.Sprintf("%d of %d", d.SeedsBetter, d.Seeds)}
+		if models {
+			line = append([]string{d.Model}, line...)
+		}
+		block = append(block, line)
 	}
 	return block
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -96,13 +97,20 @@ type Difference struct {
 	// is negative if there are fewer than two pairs.
 	Mean float64 `json:"mean"`
 	SE   float64 `json:"se"`
-	// Better, Equal and Worse count the pairs, and TasksBetter the tasks with a positive mean
-	// difference.
+	// SeedsSE is the standard error over the seeds: that of the mean of the seeds' mean
+	// differences. It is larger than SE if the pairs of a seed differ alike, as pairs with the same
+	// random places do. It is negative if there are fewer than three seeds: the difference of two
+	// is no measure of their spread.
+	SeedsSE float64 `json:"seeds_se"`
+	// Better, Equal and Worse count the pairs, and TasksBetter and SeedsBetter the tasks and the
+	// seeds with a positive mean difference.
 	Better      int `json:"better"`
 	Equal       int `json:"equal"`
 	Worse       int `json:"worse"`
 	Tasks       int `json:"tasks"`
 	TasksBetter int `json:"tasks_better"`
+	Seeds       int `json:"seeds"`
+	SeedsBetter int `json:"seeds_better"`
 }
 
 // lineKey identifies a line.
@@ -294,7 +302,7 @@ func (t *Table) difference(key lineKey, rows, baseline []Row) Difference {
 		of[pair{r.Task, r.Seed}], _ = t.Metric.of(r)
 	}
 	var all []float64
-	byTask := map[string]float64{}
+	byTask, bySeed := map[string][]float64{}, map[uint64][]float64{}
 	for _, r := range rows {
 		base, ok := of[pair{r.Task, r.Seed}]
 		if !ok {
@@ -302,7 +310,8 @@ func (t *Table) difference(key lineKey, rows, baseline []Row) Difference {
 		}
 		v, _ := t.Metric.of(r)
 		all = append(all, v-base)
-		byTask[r.Task] += v - base
+		byTask[r.Task] = append(byTask[r.Task], v-base)
+		bySeed[r.Seed] = append(bySeed[r.Seed], v-base)
 		switch {
 		case v > base:
 			d.Better++
@@ -312,16 +321,38 @@ func (t *Table) difference(key lineKey, rows, baseline []Row) Difference {
 			d.Equal++
 		}
 	}
-	c := cellOf(all)
-	d.Pairs, d.Mean, d.SE = c.N, c.Mean, c.SD
-	if c.N > 1 {
-		d.SE /= math.Sqrt(float64(c.N))
-	}
-	for _, sum := range byTask {
-		d.Tasks++
-		if sum > 0 {
-			d.TasksBetter++
-		}
+	d.Pairs, d.Mean, d.SE = len(all), cellOf(all).Mean, standardError(all)
+	tasks, seeds := means(byTask), means(bySeed)
+	d.Tasks, d.TasksBetter = len(tasks), positive(tasks)
+	d.Seeds, d.SeedsBetter, d.SeedsSE = len(seeds), positive(seeds), -1
+	if d.Seeds >= 3 {
+		d.SeedsSE = standardError(seeds)
 	}
 	return d
+}
+
+// standardError returns the standard error of the mean of values, or −1 for fewer than two values.
+func standardError(values []float64) float64 {
+	if len(values) < 2 {
+		return -1
+	}
+	return cellOf(values).SD / math.Sqrt(float64(len(values)))
+}
+
+// means returns the mean of each list, in the order of the keys.
+func means[K cmp.Ordered](lists map[K][]float64) (out []float64) {
+	for _, key := range slices.Sorted(maps.Keys(lists)) { // a fixed order, for the same bits
+		out = append(out, cellOf(lists[key]).Mean)
+	}
+	return out
+}
+
+// positive returns the number of positive values.
+func positive(values []float64) (n int) {
+	for _, v := range values {
+		if v > 0 {
+			n++
+		}
+	}
+	return n
 }

@@ -71,7 +71,8 @@ func TestTable(t *testing.T) {
 	d := table.Differences[0]
 	near("difference", d.Mean, 0.05666666666666668)
 	near("standard error", d.SE, 0.04385570923292921)
-	if d.Pairs != 12 || d.Better != 7 || d.Equal != 0 || d.Worse != 5 || d.Tasks != 4 || d.TasksBetter != 3 {
+	near("standard error over seeds", d.SeedsSE, 0.05773526748107357)
+	if d.Pairs != 12 || d.Better != 7 || d.Equal != 0 || d.Worse != 5 || d.Tasks != 4 || d.TasksBetter != 3 || d.Seeds != 3 || d.SeedsBetter != 2 {
 		t.Errorf("the difference is %+v", d)
 	}
 }
