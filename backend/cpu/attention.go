@@ -86,7 +86,7 @@ func (h *heads) view(data []float32, image, head int) gemm.View {
 
 // stride returns the distance from row to row of the scores [seq, kv] in scratch memory, in
 // elements. Rows begin at cache lines: a register across two lines costs twice the accesses.
-func (a *attention) stride() int { return (a.kv + 15) &^ 15 }
+func (a *attention) stride() int { return workers.Padded(a.kv) }
 
 // roundsAttention reports whether the products of attention round their operands to bfloat16.
 func (c *compiler) roundsAttention(a *attention) bool {

@@ -216,10 +216,14 @@ type Scratch struct {
 // AVX-512 register.
 const align = 16
 
+// Padded returns n rounded up to a multiple of align: rows of so many float32s in scratch memory
+// all begin at a cache line.
+func Padded(n int) int { return (n + align - 1) &^ (align - 1) }
+
 // Float32s returns a slice of n float32s with undefined content, aligned to 64 bytes. The slice is
 // valid until the part returns or calls [Scratch.Release].
 func (s *Scratch) Float32s(n int) []float32 {
-	padded := (n + align - 1) &^ (align - 1)
+	padded := Padded(n)
 	if s.used+padded > len(s.block) {
 		if s.used > 0 {
 			s.full = append(s.full, s.block)
