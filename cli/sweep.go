@@ -449,8 +449,8 @@ mean of the actual numbers of tuned parameters, without the head. Means over tas
 if every task has a result; their deviations are those of the mean, sqrt(Σ sd²)/n.
 
 With --baseline a second table compares each method with the baseline, run by run: the mean
-difference on equal tasks and seeds, with its standard error over the pairs and
-over the means of the seeds.`,
+difference on equal tasks and seeds, with its standard error over the pairs and over the means of
+the seeds.`,
 		Example: `  spt table methods --baseline linear
   spt table docs/results/methods.csv --format markdown
   spt table methods --where budget=0.2M`,

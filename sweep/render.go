@@ -77,15 +77,8 @@ func (t *Table) Caption() string {
 
 // Block returns the cells of the table as texts. The first line is the head.
 func (t *Table) Block() [][]string {
-	several := func(of func(Line) string) bool {
-		return slices.ContainsFunc(t.Lines, func(l Line) bool { return of(l) != of(t.Lines[0]) })
-	}
-	models := several(func(l Line) string { return l.Model })
 	budgets := slices.ContainsFunc(t.Lines, func(l Line) bool { return l.Budget != "" })
-	head := []string{"method"}
-	if models {
-		head = append([]string{"model"}, head...)
-	}
+	head := t.withModel("model", "method")
 	if budgets {
 		head = append(head, "budget")
 	}
@@ -102,10 +95,7 @@ func (t *Table) Block() [][]string {
 	}
 	block := [][]string{append(head, "seconds")}
 	for _, l := range t.Lines {
-		line := []string{l.Method}
-		if models {
-			line = append([]string{l.Model}, line...)
-		}
+		line := t.withModel(l.Model, l.Method)
 		if budgets {
 			line = append(line, orDash(l.Budget))
 		}
@@ -131,12 +121,7 @@ func (t *Table) Block() [][]string {
 // DifferenceBlock returns the cells of the comparison with the baseline as texts. The first line is
 // the head.
 func (t *Table) DifferenceBlock() [][]string {
-	models := slices.ContainsFunc(t.Differences, func(d Difference) bool { return d.Model != t.Differences[0].Model })
-	head := []string{"method", "budget", "pairs", "difference", "± over seeds", "better, equal, worse", "tasks better", "seeds better"}
-	if models {
-		head = append([]string{"model"}, head...)
-	}
-	block := [][]string{head}
+	block := [][]string{t.withModel("model", "method", "budget", "pairs", "difference", "± over seeds", "better, equal, worse", "tasks better", "seeds better")}
 	for _, d := range t.Differences {
 		difference, overSeeds := "–", "–"
 		switch {
@@ -148,14 +133,18 @@ func (t *Table) DifferenceBlock() [][]string {
 		if d.SeedsSE >= 0 {
 			overSeeds = fmt.Sprintf("%.2f", 100*d.SeedsSE)
 		}
-		line := []string{d.Method, orDash(d.Budget), fmt.Sprint(d.Pairs), difference, overSeeds,
-			fmt.Sprintf("%d, %d, %d", d.Better, d.Equal, d.Worse), fmt.Sprintf("%d of %d", d.TasksBetter, d.Tasks), fmt.Sprintf("%d of %d", d.SeedsBetter, d.Seeds)}
-		if models {
-			line = append([]string{d.Model}, line...)
-		}
-		block = append(block, line)
+		block = append(block, t.withModel(d.Model, d.Method, orDash(d.Budget), fmt.Sprint(d.Pairs), difference, overSeeds,
+			fmt.Sprintf("%d, %d, %d", d.Better, d.Equal, d.Worse), fmt.Sprintf("%d of %d", d.TasksBetter, d.Tasks), fmt.Sprintf("%d of %d", d.SeedsBetter, d.Seeds)))
 	}
 	return block
+}
+
+// withModel returns the cells, after the model if the lines of the table have several models.
+func (t *Table) withModel(model string, cells ...string) []string {
+	if slices.ContainsFunc(t.Lines, func(l Line) bool { return l.Model != t.Lines[0].Model }) {
+		return append([]string{model}, cells...)
+	}
+	return cells
 }
 
 func orDash(s string) string {
